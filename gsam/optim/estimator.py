@@ -1,0 +1,154 @@
+"""What every method shares: the gradient function it is given, the step it is at, the numbers it returns.
+
+A method is a *gradient estimator*: for ONE group of images it leaves the gradient to use in every `p.grad`. Everything
+that is the same for all methods (groups, ranks, loss scaling, clipping, the base optimizer) is in engine.py and the trainer.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from gsam.optim import ops
+from gsam.optim.schedule import Follow
+
+# What the perturbation is computed from. (`global` is a keyword: hence the functional form.)
+Scope = Enum("Scope", {"group": "group", "global": "global"})
+
+
+class Perturb(Enum):
+    """Shape of the perturbation e for a clean gradient g at weights w."""
+
+    sam = "sam"  # e = rho g / ||g||                     Foret et al. 2021, Eq. 2
+    asam = "asam"  # e = rho w^2 g / || |w| g ||           Kwon et al. 2021, Alg. 1 with T_w = |w|, every parameter
+    asam_big_vision = "asam_big_vision"  # e = rho |w| g / ||g||   `adaptive_perturbation` of the official GSAM code
+
+
+class Step(NamedTuple):
+    """The schedules' values at one optimizer step."""
+
+    index: int
+    lr: float
+    rho: float = 0.0
+    alpha: float = 0.0
+
+
+class StepStats(NamedTuple):
+    """0-dim tensors of one group, never synchronised to the host. Norms are of gradients as they came (loss scale included)."""
+
+    loss: Tensor
+    sharp_loss: Tensor | None = None
+    clean_norm: Tensor | None = None
+    sharp_norm: Tensor | None = None
+    cos: Tensor | None = None
+
+
+class GradFn(Protocol):
+    def __call__(self, *, again: bool = False) -> Tensor:
+        """Zero the gradients, run forward + backward on every micro-batch of the group at the CURRENT weights; return its
+        mean loss, shape (). `again`: the second pass (same random numbers, BatchNorm buffers frozen)."""
+        ...
+
+
+class Estimator(Protocol):
+    name: str
+    passes: int  # gradient evaluations per image
+
+    @property
+    def local(self) -> bool:
+        """True where a gradient must be this worker's own, so that ranks may be averaged only at the end."""
+        ...
+
+    def __call__(self, params: Sequence[Parameter], grad_fn: GradFn, step: Step) -> StepStats: ...
+
+    def problems(self) -> Iterator[str]:
+        """Impossible settings, one sentence each."""
+        ...
+
+
+@dataclass
+class Perturbing:
+    """The settings of every method that perturbs the weights."""
+
+    rho: float | None = None  # constant perturbation radius; leave rho_max and rho_min out then
+    rho_max: float | None = None  # radius at the largest learning rate
+    rho_min: float | None = None  # radius at the smallest
+    rho_schedule: Follow = Follow.lr  # how the radius goes from rho_max to rho_min
+    group_size: int | None = None  # m: images that share one perturbation; None = the batch of one rank
+    scope: Scope = Scope.group  # what the perturbation is computed from: each group's gradient, or the whole batch's
+    perturb: Perturb = Perturb.sam
+
+    @property
+    def local(self) -> bool:
+        return self.scope is Scope.group
+
+    @property
+    def rho_range(self) -> tuple[float, float]:
+        """(rho_min, rho_max)."""
+        if self.rho is not None:
+            return self.rho, self.rho
+        return self.rho_min or 0.0, self.rho_max or 0.0
+
+    def problems(self) -> Iterator[str]:
+        constant, decayed = self.rho is not None, (self.rho_max is not None, self.rho_min is not None)
+        if constant and any(decayed):
+            yield "optimizer.rho is a constant radius: set either rho, or rho_max and rho_min, not both"
+        if not constant and not all(decayed):
+            yield "optimizer.rho_max and optimizer.rho_min: both are needed (or optimizer.rho alone for a constant radius)"
+        low, high = self.rho_range
+        if low < 0 or high < 0:
+            yield f"optimizer.rho_min={low}, rho_max={high}: a perturbation radius is not negative"
+        if low > high:
+            yield f"optimizer.rho_min={low} is larger than optimizer.rho_max={high}: swap them"
+        if self.group_size is not None and self.group_size < 1:
+            yield f"optimizer.group_size={self.group_size}: at least 1 image, or null for one rank's batch"
+        if self.group_size is not None and not self.local:
+            yield "optimizer.group_size has no meaning with optimizer.scope=global (one perturbation for the whole batch): leave it out"
+
+    def moved(self, params: Sequence[Parameter], clean: list[Tensor], clean_norm: Tensor, rho: float) -> AbstractContextManager:
+        """Context with the weights at w + e."""
+        if self.perturb is Perturb.sam:
+            return ops.perturbed(params, clean, rho / (clean_norm + ops.EPS))
+        size = torch._foreach_abs([p.detach() for p in params])
+        scaled = torch._foreach_mul(size, clean)  # |w| g
+        if self.perturb is Perturb.asam_big_vision:
+            return ops.perturbed(params, scaled, rho / (clean_norm + ops.EPS))
+        return ops.perturbed(params, torch._foreach_mul(scaled, size), rho / (ops.norm(scaled) + ops.EPS))
+
+
+def two_gradients(
+    method: Perturbing, params: Sequence[Parameter], grad_fn: GradFn, step: Step
+) -> tuple[list[Tensor], list[Tensor], StepStats]:
+    """Both passes. Returns (clean gradients, sharp gradients, stats); the sharp ones ARE the `p.grad` tensors.
+
+    A parameter without a gradient in either pass is in neither list: it is not moved and keeps `grad = None`.
+    Raises ValueError when no parameter received a gradient.
+    """
+    loss = grad_fn()
+    active = [p for p in params if p.grad is not None]
+    if not active:
+        raise ValueError("no parameter received a gradient: does the loss depend on the parameters given to the optimizer?")
+    # Taken over without a copy where the next backward allocates anew. DDP's synchronised backward does not: with
+    # gradient_as_bucket_view it writes pass 2 into the very storage of pass 1.
+    clean = [p.grad if method.local else p.grad.clone() for p in active]
+    for p in active:
+        p.grad = None
+    clean_norm = ops.norm(clean)
+    with method.moved(active, clean, clean_norm, step.rho):
+        sharp_loss = grad_fn(again=True)
+    known = {id(p) for p in active}
+    for p in params:  # a gradient in one pass only counts as zero in the other
+        if p.grad is not None and id(p) not in known:
+            active.append(p)
+            clean.append(torch.zeros_like(p.grad))
+    sharp = []
+    for p in active:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+        sharp.append(p.grad)
+    return clean, sharp, StepStats(loss, sharp_loss, clean_norm)
