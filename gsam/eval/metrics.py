@@ -1,0 +1,105 @@
+"""Exact counting of a classifier's errors and of its calibration, over any number of ranks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ECE_BINS = 15
+
+
+@dataclass
+class Metrics:
+    """What one evaluation measured, over all ranks.
+
+    n: images counted · top1, top5: fractions 0-1 (top5 is top-min(5, K) for K classes) ·
+    nll: mean negative log likelihood in nats · ece: expected calibration error, fraction 0-1.
+    """
+
+    n: int
+    top1: float
+    top5: float
+    nll: float
+    ece: float
+
+
+class Counter:
+    """Sums over the batches of one evaluation; `result()` adds up the ranks and divides once.
+
+    Every sum is kept in float64 on `device`, so nothing is copied to the host per batch and counts stay exact.
+
+    NLL and ECE use the softmax of the logits, whatever loss the model was trained with. For a model trained with the
+    sigmoid loss top-1 and top-5 are what they should be (both functions keep the order of the logits), but its NLL and
+    ECE describe the softmax reading of its logits.
+
+    ECE: 15 bins of equal width over the largest probability, right-closed; the mean over the images of
+    |accuracy - confidence| of their bin. Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        device = torch.device(device)
+        if device.type == "mps":  # has no float64
+            device = torch.device("cpu")
+        self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # n, top-1, top-5, NLL
+        self._bins = torch.zeros(3, ECE_BINS, dtype=torch.float64, device=device)  # images, correct, confidence
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Count one batch. logits: (B, K) floating; labels: (B,) int64 in [0, K).
+
+        A row that holds a NaN counts as wrong (argmax would otherwise answer class 0, say) and makes NLL and ECE NaN.
+        Raises ValueError if the shapes do not fit together.
+        """
+        if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+            raise ValueError(
+                f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not fit: "
+                "the model must return (batch, classes) and the loader labels (batch,)"
+            )
+        logits = logits.float()
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        hits = (best == labels[:, None]) & ~logits.isnan().any(1, keepdim=True)
+        log_probs = F.log_softmax(logits, dim=1)
+        nll = -log_probs.gather(1, labels[:, None])
+        sums = [hits.new_full((len(labels),), True), hits[:, 0], hits.any(1), nll[:, 0]]
+        self._sums += torch.stack([column.double().sum() for column in self._home(sums)])
+
+        confidence = log_probs.amax(1).exp()
+        bins = (confidence.nan_to_num(1.0) * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
+        # A product with one-hot rows, not scatter_add: the order of additions is then the same in every run.
+        member = F.one_hot(bins, ECE_BINS).to(self._bins)
+        columns = [hits.new_full((len(labels),), True), hits[:, 0], confidence]
+        self._bins += torch.stack([column.double() for column in self._home(columns)]) @ member
+
+    def _home(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [tensor.to(self._sums.device) for tensor in tensors]
+
+    def result(self) -> Metrics:
+        """Add up the ranks (if torch.distributed is initialised: every rank must call) and return the Metrics.
+
+        Raises ValueError if no example was seen on any rank.
+        """
+        flat = torch.cat([self._sums, self._bins.flatten()])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(flat)
+        sums, bins = flat[:4].tolist(), flat[4:].view(3, ECE_BINS)
+        n = int(sums[0])
+        if n == 0:
+            raise ValueError("no example was seen: the evaluation loader is empty on every rank; check root and limit")
+        ece = float((bins[1] - bins[2]).abs().sum()) / n
+        return Metrics(n=n, top1=sums[1] / n, top5=sums[2] / n, nll=sums[3] / n, ece=ece)
+
+
+def wilson_interval(rate: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson score interval of a fraction `rate` seen in n independent trials; z = 1.96 gives 95 %.
+
+    Returns (low, high), both in [0, 1]. Raises ValueError if n < 1 or rate is outside [0, 1].
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    if n < 1 or not 0.0 <= rate <= 1.0:
+        raise ValueError(f"a Wilson interval needs n >= 1 and a rate in [0, 1], not n={n}, rate={rate}")
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)

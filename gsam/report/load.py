@@ -1,0 +1,113 @@
+"""Run folders as objects: what a training or an evaluation left behind, read without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+RESULT_KEY = ("evalset", "corruption", "severity", "weights", "checkpoint", "step")
+EVAL_KEY = ("evalset", "weights", "step")
+
+
+@dataclass
+class Run:
+    """One run folder. Rows are the JSON objects of its files, in order of writing, with replaced ones left out.
+
+    train: one row per logged step · evals: evaluations during training · results: rows of evaluate.py ·
+    done: the run says it finished · problems: what was wrong with the folder, for the reader.
+    """
+
+    folder: Path
+    config: dict
+    meta: dict
+    train: list[dict] = field(default_factory=list)
+    evals: list[dict] = field(default_factory=list)
+    results: list[dict] = field(default_factory=list)
+    done: bool = False
+    problems: list[str] = field(default_factory=list)
+
+    def setting(self, dotted: str, default: object = None) -> object:
+        """config value by dotted key, e.g. "optimizer.name"; `default` where a level is missing."""
+        node: object = self.config
+        for key in dotted.split("."):
+            if not isinstance(node, dict) or key not in node:
+                return default
+            node = node[key]
+        return node
+
+
+def read_runs(root: Path | str) -> list[Run]:
+    """Every run folder `<root>/<experiment>/<hash>` or, if root is one experiment, `<root>/<hash>`, sorted by path.
+
+    A folder counts as a run if it holds a config.yaml. Raises ValueError if `root` holds none.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"runs folder {root} does not exist; train first, or give the folder that holds the runs")
+    folders = sorted({path.parent for depth in ("*", "*/*", "*/*/*") for path in root.glob(f"{depth}/config.yaml")})
+    if not folders:
+        raise ValueError(
+            f"no run found below {root}: a run folder holds config.yaml, meta.json and metrics.jsonl; "
+            "train first, or give the folder that holds the runs"
+        )
+    return [read_run(folder) for folder in folders]
+
+
+def read_run(folder: Path | str) -> Run:
+    """One run folder. Missing or damaged files are listed in `problems`; what can be read is read.
+
+    Raises ValueError if the folder has no config.yaml.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{folder} is not a run folder: it has no config.yaml")
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
+    run = Run(folder, config, {}, done=(folder / "DONE").exists())
+    if (folder / "meta.json").is_file():
+        try:
+            run.meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            run.problems.append(f"meta.json is damaged ({error})")
+    else:
+        run.problems.append("meta.json is missing")
+    metrics = _rows(folder / "metrics.jsonl", run.problems, wanted=True)
+    run.train = _latest([row for row in metrics if row.get("kind") == "train"], ("step",))
+    run.evals = _latest([row for row in metrics if row.get("kind") == "eval"], EVAL_KEY)
+    results = _rows(folder / "results.jsonl", run.problems, wanted=False)
+    run.results = _latest([row for row in results if row.get("kind") == "result"], RESULT_KEY)
+    if not run.done:
+        run.problems.append("not finished (no file DONE)")
+    return run
+
+
+def _rows(path: Path, problems: list[str], *, wanted: bool) -> list[dict]:
+    """JSON objects of a JSONL file. A last line cut off by a crash is dropped silently: its writer was killed."""
+    if not path.is_file():
+        if wanted:
+            problems.append(f"{path.name} is missing")
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except json.JSONDecodeError:
+            if number < len(lines):
+                problems.append(f"{path.name} line {number} is no JSON and was skipped")
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def _latest(rows: list[dict], key: tuple[str, ...]) -> list[dict]:
+    """The last row of each key, at the place where it was written."""
+    last: dict[tuple, dict] = {}
+    for row in rows:
+        identity = tuple(row.get(name) for name in key)
+        last.pop(identity, None)
+        last[identity] = row
+    return list(last.values())

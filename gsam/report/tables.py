@@ -1,0 +1,176 @@
+"""Tables of the shape of Table 1 of the GSAM paper: top-1 per evaluation set and training method, with its cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .load import Run
+
+METHODS = ("vanilla", "sam", "gsam")  # always shown, in this order; a method without a run reads "not run"
+LABELS = {"vanilla": "Vanilla", "sam": "SAM", "gsam": "GSAM", "asam": "ASAM"}
+BASES = {"sgd": "SGD", "adamw": "AdamW"}
+NOT_RUN = "not run"
+# Not part of what was trained: two runs that differ only here are repeats of one experiment.
+_NO_IDENTITY = {"seed", "run", "wandb", "launcher", "paths", "workers", "evalsets"}
+
+
+@dataclass
+class Cell:
+    """Top-1 of one method on one row of the table, fractions 0-1.
+
+    top1: mean over seeds · spread: sample standard deviation over seeds if there are several, else half the width of
+    the 95 % Wilson interval of the one run · seeds: runs in the mean · n: images per run · nll, ece: means over seeds.
+    """
+
+    top1: float
+    spread: float
+    seeds: int
+    n: int
+    nll: float
+    ece: float
+
+
+@dataclass
+class Row:
+    """evalset and corruption (None: clean, "mean": the mean over all of the set's corruptions); cells per column."""
+
+    evalset: str
+    corruption: str | None
+    severities: tuple[int, ...]
+    cells: list[Cell | None]
+
+
+@dataclass
+class Column:
+    """One model trained by one method with one set of settings; `runs` are its seeds, empty if it was not run."""
+
+    model: str
+    method: str
+    label: str
+    runs: list[Run]
+
+    def cost(self) -> tuple[float, float] | None:
+        """Mean (gradient evaluations in images, minutes of training) per run; None without finished numbers."""
+        rows = [run.train[-1] for run in self.runs if run.train]
+        if not rows or any(row.get("grad_evals") is None or row.get("wall_s") is None for row in rows):
+            return None
+        return statistics.fmean(r["grad_evals"] for r in rows), statistics.fmean(r["wall_s"] for r in rows) / 60.0
+
+
+@dataclass
+class Table:
+    """Columns (vanilla, SAM, GSAM, others; per model) and one Row per evaluation set and corruption."""
+
+    columns: list[Column]
+    rows: list[Row]
+    weights: str
+    checkpoint: str
+
+
+def build_table(runs: Iterable[Run], *, weights: str = "raw", checkpoint: str = "last.pt") -> Table:
+    """The table of these runs' results with `weights` ("raw" or "ema") of `checkpoint`; latest step of each run.
+
+    A cell needs every severity (and for the mean every corruption) that any run of the table has on that set: a mean
+    over fewer would not be comparable. Raises ValueError if no run has such a result.
+    """
+    runs = list(runs)
+    columns = build_columns(runs)
+    scores = [[_scores(run, weights, checkpoint) for run in column.runs] for column in columns]
+    found: dict[str, dict[str | None, set]] = {}
+    for score in (score for column in scores for score in column):
+        for evalset, corruption, severity in score:
+            found.setdefault(evalset, {}).setdefault(corruption, set()).add(severity)
+    if not found:
+        raise ValueError(
+            f"none of {len(runs)} run(s) has a result with weights={weights}, checkpoint={checkpoint}; "
+            "evaluate them first: python evaluate.py weights=<run folder>"
+        )
+    rows = []
+    for evalset, kinds in sorted(found.items(), key=lambda item: (None not in item[1], item[0])):
+        corrupted = [kind for kind in kinds if kind is not None]
+        for kind in ([None] if None in kinds else []) + corrupted:
+            wanted = [(evalset, kind, severity) for severity in kinds[kind]]
+            rows.append(_row(evalset, kind, wanted, scores))
+        if len(corrupted) > 1:
+            wanted = [(evalset, kind, severity) for kind in corrupted for severity in kinds[kind]]
+            rows.append(_row(evalset, "mean", wanted, scores))
+    return Table(columns, rows, weights, checkpoint)
+
+
+def build_columns(runs: Iterable[Run]) -> list[Column]:
+    groups: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((model_of(run), method_of(run), _identity(run)), []).append(run)
+    columns = []
+    for model in sorted({model for model, _, _ in groups}):
+        methods = {method for m, method, _ in groups if m == model}
+        for method in [*METHODS, *sorted(methods - set(METHODS))]:
+            members = [(key, found) for (m, t, key), found in groups.items() if (m, t) == (model, method)]
+            for key, found in members or [("", [])]:
+                label = _label(method, found) + (f" [{key}]" if len(members) > 1 else "")
+                columns.append(Column(model, method, label, found))
+    return columns
+
+
+def _label(method: str, runs: list[Run]) -> str:
+    """As in the paper: Vanilla (SGD), SAM, GSAM."""
+    base = str(runs[0].setting("base.name", "")) if runs and method == "vanilla" else ""
+    return LABELS.get(method, method) + (f" ({BASES.get(base, base)})" if base else "")
+
+
+def model_of(run: Run) -> str:
+    """The model's name, from the configuration, else from the results."""
+    return _named(run, "model")
+
+
+def method_of(run: Run) -> str:
+    """The training method: vanilla, sam, gsam, …; from the configuration, else from the results."""
+    return _named(run, "optimizer")
+
+
+def _named(run: Run, what: str) -> str:
+    found = [run.setting(f"{what}.name"), *(row.get(what) for row in run.results), run.meta.get(what)]
+    return next((str(name) for name in found if name), f"unknown {what}")
+
+
+def _identity(run: Run) -> str:
+    def kept(node: object) -> object:
+        if isinstance(node, dict):
+            return {key: kept(value) for key, value in node.items() if key not in _NO_IDENTITY}
+        return node
+
+    return hashlib.sha256(json.dumps(kept(run.config), sort_keys=True, default=str).encode()).hexdigest()[:6]
+
+
+def _scores(run: Run, weights: str, checkpoint: str) -> dict[tuple[str, str | None, int | None], dict]:
+    rows = [row for row in run.results if row.get("weights") == weights and row.get("checkpoint") == checkpoint]
+    rows.sort(key=lambda row: row.get("step") or 0)  # of several steps of one checkpoint name, the latest stays
+    return {(row["evalset"], row.get("corruption"), row.get("severity")): row for row in rows}
+
+
+def _row(evalset: str, corruption: str | None, wanted: list[tuple], scores: list[list[dict]]) -> Row:
+    severities = tuple(sorted({severity for _, _, severity in wanted if severity is not None}))
+    cells = [_cell([[run[key] for key in wanted] for run in runs if all(k in run for k in wanted)]) for runs in scores]
+    return Row(evalset, corruption, severities, cells)
+
+
+def _cell(runs: list[list[dict]]) -> Cell | None:
+    """The cell of some runs, each with the rows that its mean is taken over; None without a run."""
+    if not runs:
+        return None
+    top1 = [statistics.fmean(row["top1"] for row in rows) for rows in runs]
+    # The same pictures stand behind every corruption, so a mean over corruptions has no more than n independent trials.
+    n = min(row["n"] for rows in runs for row in rows)
+    spread = statistics.stdev(top1) if len(top1) > 1 else _wilson_half(top1[0], n)
+    nll, ece = (statistics.fmean(row[name] for rows in runs for row in rows) for name in ("nll", "ece"))
+    return Cell(statistics.fmean(top1), spread, len(top1), n, nll, ece)
+
+
+def _wilson_half(rate: float, n: int, z: float = 1.959963984540054) -> float:
+    """Half the width of the 95 % Wilson interval (gsam.eval.metrics has the interval itself, but needs torch)."""
+    return z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
