@@ -1,0 +1,22 @@
+"""Evaluate one model on any number of sets: `python evaluate.py weights=runs/quickstart/1a2b3c4d evalset=[fashion_mnist,fashion_mnist_c]`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from gsam.cli import entry, prepare_argv
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="evaluate")
+@entry
+def main(cfg: DictConfig) -> None:
+    from gsam.config import load_evaluation
+    from gsam.evaluation import run
+    from gsam.runtime import Runtime
+
+    with Runtime.start() as runtime:
+        run(load_evaluation(cfg), runtime)
+
+
+if __name__ == "__main__":
+    prepare_argv()
+    main()

@@ -1,0 +1,59 @@
+"""What the entry points need before anything heavy is imported: this module imports hydra only."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def prepare_argv() -> None:
+    """Turn every plain `key=value` into `++key=value`, so that Hydra accepts it and our own loader judges it.
+
+    Hydra would stop at the first unknown key and advise `+key=value`, with which a typo is then silently ignored. Choices of
+    config groups (`optimizer=gsam`), Hydra's own keys, deletions and explicit prefixes stay as they are.
+    """
+    sys.argv[1:] = [_forced(arg) for arg in sys.argv[1:]]
+
+
+def _forced(arg: str) -> str:
+    key, equals, _ = arg.partition("=")
+    plain = equals and not key.startswith(("-", "+", "~", "hydra.", "hydra/")) and "/" not in key and "@" not in key
+    if plain and not (CONFIGS / key).is_dir():
+        return "++" + arg
+    return "++" + arg[1:] if arg.startswith("+") and not arg.startswith("++") and not (CONFIGS / key[1:]).is_dir() else arg
+
+
+def entry(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Under `-m`, run each job in a child process of its own. Print a user's mistake as one message, exit code 2."""
+
+    @wraps(job)
+    def run(cfg: DictConfig) -> None:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            return _child(list(HydraConfig.get().overrides.task))
+        try:
+            job(cfg)
+        except ValueError as error:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    return run
+
+
+def _child(overrides: list[str]) -> None:
+    """A fresh process per job: a crash, a process group or CUDA memory of one job must not reach the next."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise SystemExit("error: -m under torchrun would start every job on every rank; start one torchrun per job")
+    print(f"--- job: {' '.join(overrides)}", flush=True)
+    code = subprocess.run([sys.executable, sys.argv[0], *overrides]).returncode
+    if code:  # raised after all jobs have run
+        raise RuntimeError(f"job failed with exit code {code}: {' '.join(overrides)}")

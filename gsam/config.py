@@ -1,0 +1,249 @@
+"""The whole configuration: composed YAML in, plain dataclasses out, every problem in one message.
+
+Hydra composes YAML without knowing the schema; a typo inside a file would silently leave a default in place. `load` walks the
+composed configuration against the dataclasses that the components own. Imported by entry points only.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gsam import data as gsam_data
+from gsam import models
+from gsam.data import AugmentConfig, DataConfig
+from gsam.eval import EvalSet
+from gsam.models import ModelConfig
+from gsam.optim import BASES, ESTIMATORS, ScheduleConfig, VanillaEstimator
+from gsam.runtime import Precision
+from gsam.train.settings import Duration, EmaConfig, RunConfig, TrainConfig, WandbConfig
+
+
+class ConfigError(ValueError):
+    """All problems of a configuration."""
+
+    def __init__(self, problems: list[str]):
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n".join([f"the configuration has {count}:", *(f"  - {p}" for p in problems)]))
+        self.problems = problems
+
+
+@dataclass
+class Config:
+    """What train.py runs. `optimizer` and `base` are the dataclasses that their `name` chooses."""
+
+    optimizer: Any = field(default_factory=VanillaEstimator)
+    base: Any = field(default_factory=BASES["sgd"])
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    paths: dict[str, Any] = field(default_factory=dict)
+
+
+class Which(Enum):
+    auto = "auto"  # the average where the checkpoint has one, else the weights themselves
+    raw = "raw"
+    ema = "ema"
+
+
+@dataclass
+class EvalConfig:
+    """What evaluate.py runs."""
+
+    weights: str | None = None
+    """a run folder, a weights file, or timm:<name>"""
+    checkpoint: str = "last.pt"
+    """file in a run folder's checkpoints/: last.pt, best.pt, step_N.pt"""
+    which: Which = Which.auto
+    """auto | raw | ema"""
+    model: str | None = None
+    """timm name, for a weights file that stands in no run folder"""
+    batch_size: int = 250
+    """images per rank and batch"""
+    workers: int | None = None
+    precision: Precision = Precision.fp32
+    force: bool = False
+    """evaluate again what results.jsonl already holds"""
+    strict: bool = False
+    """a set whose root is not there is an error instead of a "not run" row"""
+    out: str | None = None
+    """folder for results.jsonl; None = the run folder, or runs/eval/<name>"""
+    evalsets: dict[str, EvalSet] = field(default_factory=dict)
+    paths: dict[str, Any] = field(default_factory=dict)
+
+
+def load(cfg: DictConfig, world: int = 1) -> Config:
+    """Composed configuration -> Config. Raises ConfigError with every problem found; touches no device and no file but those
+    that data.check looks for."""
+    problems: list[str] = []
+    tables = {"optimizer": ESTIMATORS, "base": BASES}
+    config = _fill(cfg, Config, problems, tables=tables)
+    if not problems:
+        problems += _problems(config, world)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def load_evaluation(cfg: DictConfig) -> EvalConfig:
+    """Composed configuration -> EvalConfig; raises ConfigError with every problem found."""
+    problems: list[str] = []
+    config = _fill(cfg, EvalConfig, problems, skip=("evalsets",))
+    for name, values in (cfg.get("evalsets") or {}).items():
+        config.evalsets[name] = _fill(values, EvalSet, problems, at=f"evalsets.{name}.")
+    if config.weights is None:
+        problems.append("weights: missing; give weights=<run folder | file | timm:name>")
+    if not config.evalsets:
+        problems.append("evalset: missing; give evalset=<name> or evalset=[a,b], the files of configs/evalset/")
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def run_hash(config: Config) -> str:
+    """8 hex digits of everything that decides the trained weights: two runs with the same hash are the same run."""
+    tree = as_dict(config)
+    for section in ("run", "wandb", "paths"):
+        del tree[section]
+    for key in ("workers", "root", "ffcv_root", "limit_eval"):
+        tree["data"].pop(key, None)
+    for key in ("max_steps", "eval_every", "save_every", "keep_every", "log_every", "profile_steps"):
+        del tree["train"][key]
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Plain numbers, strings, lists and dicts, for YAML, JSON and checkpoints."""
+    if is_dataclass(config):
+        return {f.name: as_dict(getattr(config, f.name)) for f in fields(config)}
+    if isinstance(config, dict):
+        return {k: as_dict(v) for k, v in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [as_dict(v) for v in config]
+    return config.name if isinstance(config, Enum) else config
+
+
+# ---- checks across components ---------------------------------------------------------------------------------------
+
+
+def _problems(config: Config, world: int) -> Iterator[str]:
+    own = [p for part in (config.optimizer, config.base, config.train, config.ema) for p in part.problems()]
+    yield from own
+    try:
+        Duration.parse(config.schedule.warmup_steps, "st")
+    except ValueError as error:
+        yield f"schedule.warmup_steps={config.schedule.warmup_steps}: {error}"
+    if not 0 <= config.schedule.lr_min <= config.base.lr:
+        yield f"schedule.lr_min={config.schedule.lr_min}: must lie between 0 and base.lr={config.base.lr}"
+    if not any("train.batch_size" in p or "train.accumulate" in p or "group_size" in p for p in own):
+        yield from _batch_problems(config, world)
+    yield from models.check(config.model)
+    yield from gsam_data.check(config.data, config.augment)
+
+
+def _batch_problems(config: Config, world: int) -> Iterator[str]:
+    batch, accumulate = config.train.batch_size, config.train.accumulate
+    group = getattr(config.optimizer, "group_size", None)
+    unit = world * accumulate
+    if batch % unit:
+        low = batch - batch % unit
+        near = " or ".join(str(n) for n in (low, low + unit) if n)
+        yield f"train.batch_size={batch} is not divisible by {world} ranks x train.accumulate={accumulate}; nearest: {near}"
+        return
+    if group is None:
+        return
+    local = batch // world
+    if local % group:
+        sizes = [m for m in range(1, local + 1) if local % m == 0]
+        near = min(sizes, key=lambda m: abs(m - group))
+        yield (
+            f"optimizer.group_size={group} does not divide the {local} images of one rank (train.batch_size={batch} on {world} "
+            f"ranks); nearest that does: {near}. Use optimizer.scope=global for one perturbation over the whole batch"
+        )
+    elif group % accumulate:
+        yield f"optimizer.group_size={group} cannot be split into train.accumulate={accumulate} equal micro-batches"
+
+
+# ---- YAML into dataclasses ------------------------------------------------------------------------------------------
+
+
+def _fill(cfg: Any, schema: type, problems: list[str], at: str = "", tables: dict | None = None, skip: tuple = ()) -> Any:
+    """An instance of `schema`; unknown keys, wrong types and unresolvable values go to `problems`."""
+    if not isinstance(cfg, DictConfig):
+        problems.append(f"{at.rstrip('.')}={cfg}: expected a group of settings ({', '.join(f.name for f in fields(schema))})")
+        return schema()
+    known = {f.name: f for f in fields(schema)}
+    out = OmegaConf.structured(schema)
+    nested: dict[str, Any] = {}
+    for key in cfg:
+        name = f"{at}{key}"
+        if key not in known:
+            problems.append(f"{name}: unknown key" + _advice(str(key), list(known), at))
+            continue
+        if key in skip:
+            continue
+        try:
+            value = cfg[key]
+        except OmegaConfBaseException as error:
+            problems.append(f"{name}: {_first_line(error)}")
+            continue
+        kind = _choose(value, tables[key], name, problems) if tables and key in tables else known[key].type
+        if is_dataclass(kind):
+            nested[key] = _fill(value, kind, problems, f"{name}.")
+        elif not (tables and key in tables):
+            _assign(out, str(key), value, name, problems)
+    plain = OmegaConf.to_object(out)
+    for key, value in nested.items():
+        setattr(plain, key, value)
+    return plain
+
+
+def _choose(value: Any, table: dict[str, type], name: str, problems: list[str]) -> type | None:
+    """The dataclass that `<name>.name` picks from the table."""
+    choice = value.get("name") if isinstance(value, DictConfig) else None
+    if choice not in table:
+        problems.append(f"{name}.name={choice}: unknown" + _advice(str(choice), list(table), "", "choose"))
+        return None
+    return table[choice]
+
+
+def _assign(out: DictConfig, key: str, value: Any, name: str, problems: list[str]) -> None:
+    if OmegaConf.is_config(value):
+        try:
+            value = OmegaConf.to_container(value, resolve=True)
+        except OmegaConfBaseException as error:
+            problems.append(f"{name}: {_first_line(error)}")
+            return
+    try:
+        OmegaConf.update(out, key, value, merge=False)
+    except OmegaConfBaseException as error:
+        problems.append(f"{name}={value}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0]
+
+
+def _advice(key: str, known: list[str], at: str, verb: str = "known") -> str:
+    near = difflib.get_close_matches(key, known, 1, cutoff=0.6)
+    return f"; did you mean {at}{near[0]}?" if near else f"; {verb}: {', '.join(sorted(known))}"
+
+
+def defaults(schema: type) -> dict[str, Any]:
+    """Field name -> default of a dataclass (for tests that hold YAML and dataclasses together)."""
+    result: dict[str, Any] = {}
+    for f in fields(schema):
+        factory: Callable | Any = f.default_factory
+        result[f.name] = f.default if f.default is not MISSING else factory()
+    return result

@@ -1,0 +1,141 @@
+"""The process: its device, its rank, its random numbers, its precision."""
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+class Precision(Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"  # with loss scaling
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """rank, world and local_rank come from torchrun's environment; without it this is the only process."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @classmethod
+    @contextmanager
+    def start(cls) -> Iterator["Runtime"]:
+        """Choose the device, join the process group when torchrun started this process, leave it at the end."""
+        rank, world, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+        cuda = torch.cuda.is_available()
+        if cuda and local >= torch.cuda.device_count():
+            raise ValueError(
+                f"local rank {local} has no GPU: {torch.cuda.device_count()} visible; start torchrun with "
+                f"--nproc-per-node={torch.cuda.device_count()}, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
+            )
+        device = torch.device("cuda", local) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(device)
+        grouped = "MASTER_ADDR" in os.environ and "WORLD_SIZE" in os.environ
+        if grouped:
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
+        try:
+            yield cls(device, rank, world, local)
+        finally:
+            if grouped:
+                dist.destroy_process_group()
+
+    def autocast(self, precision: Precision) -> AbstractContextManager:
+        """A NEW autocast block. One per pass: its cache of cast weights would serve the unperturbed ones to pass 2."""
+        if precision is Precision.fp32:
+            return nullcontext()
+        dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float16
+        return torch.autocast(self.device.type, dtype)
+
+    def scaler(self, precision: Precision) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=precision is Precision.fp16)
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value (any picklable object) on every rank."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def peak_memory_mb(self) -> float:
+        """Peak memory of this process so far in MiB: allocated on the GPU, or resident on the CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def seed_for(*key: int) -> int:
+    """A 64-bit seed for torch from a tuple of non-negative integers (splitmix64, chained): near keys give unrelated seeds."""
+    state = 0
+    for part in key:
+        state = (state + part + 0x9E3779B97F4A7C15) & (2**64 - 1)
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+        state ^= state >> 31
+    return state & (2**63 - 1)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, device and git commit of this run, for its records."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "numpy", "ffcv", "numba"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} threads"
+    return {"versions": versions, "device": name, "git_hash": git_hash()}
+
+
+def git_hash() -> str | None:
+    """Commit of the checkout, with "+" when tracked files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class Normalize:
+    """uint8 images (B, 3, H, W) on any device -> float32 (x / 255 - mean) / std on `device`. The copy is blocking: FFCV refills
+    its buffers as soon as the next batch is asked for."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device, channels_last: bool = False):
+        self.device = device
+        self.shift = torch.tensor(mean, device=device).mul_(255.0).view(1, -1, 1, 1)
+        self.scale = torch.tensor(std, device=device).mul_(255.0).reciprocal_().view(1, -1, 1, 1)
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return images.to(self.device).to(torch.float32, memory_format=self.layout).sub_(self.shift).mul_(self.scale)

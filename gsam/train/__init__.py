@@ -1,0 +1,1 @@
+"""The trainer. Import what you need from its modules."""

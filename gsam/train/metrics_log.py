@@ -1,0 +1,71 @@
+"""metrics.jsonl is the truth; wandb gets a copy when it can."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gsam.train.checkpoint import write_atomic
+from gsam.train.settings import WandbConfig
+from gsam.train.wandb_copy import WandbCopy
+
+
+class MetricsLog:
+    """Appends rows; does nothing where `active` is False (ranks > 0)."""
+
+    def __init__(self, folder: Path, wandb: WandbConfig, config: dict[str, Any], name: str, active: bool):
+        self.path, self.active = folder / "metrics.jsonl", active
+        self.copy = WandbCopy(folder, wandb, config, name) if active else None
+
+    def truncate(self, step: int) -> None:
+        """Drop rows after `step`: the run continues from a checkpoint of that step and will write them again."""
+        if self.active and self.path.exists():
+            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+            write_atomic(self.path, "".join(line + "\n" for line in kept).encode())
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One row with `kind` and `step`; None values are left out, numbers that are not finite become null."""
+        if not self.active:
+            return
+        row = {k: _finite(v) for k, v in row.items() if v is not None}
+        with open(self.path, "a") as f:
+            f.write(json.dumps(row) + "\n")
+        self.copy.log(row)
+
+    def close(self) -> None:
+        if self.copy is not None:
+            self.copy.close()
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _step(line: str) -> float:
+    """Step of a row; a line cut off by a crash counts as after every step."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return math.inf
+
+
+class Meter:
+    """Means over a logging interval, summed on the device: nothing waits for the GPU until `means`."""
+
+    def __init__(self):
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, values: dict[str, Tensor | None]) -> None:
+        self.count += 1
+        for key, value in values.items():
+            if value is not None:
+                value = value.detach().double() if value.device.type != "mps" else value.detach()
+                self.sums[key] = value if key not in self.sums else self.sums[key] + value
+
+    def means(self) -> dict[str, float]:
+        result = {key: (total / self.count).item() for key, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return result

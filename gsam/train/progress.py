@@ -1,0 +1,55 @@
+"""What a person sees while it runs: a bar with the time left on a terminal, one plain line now and then elsewhere."""
+
+import sys
+import time
+
+
+def duration(seconds: float) -> str:
+    """"1:02:03" or "2:03"."""
+    minutes, secs = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
+
+
+class Progress:
+    """`update(done, text)` at any rate; prints nothing unless `active`."""
+
+    def __init__(self, label: str, total: int, *, start: int = 0, active: bool = True, every_s: float = 10.0):
+        self.label, self.total, self.first, self.active, self.every_s = label, total, start, active, every_s
+        self.began = time.monotonic()
+        self.last_line = self.began - every_s
+        self.bar = None
+        if active and sys.stdout.isatty():
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+                       TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[text]}")]  # fmt: skip
+            self.bar = RichProgress(*columns)
+            self.task = self.bar.add_task(label, total=total, completed=start, text="")
+            self.bar.start()
+
+    def update(self, done: int, text: str = "") -> None:
+        if not self.active:
+            return
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, text=text)
+            return
+        now = time.monotonic()
+        if now - self.last_line >= self.every_s or done == self.total:
+            self.last_line = now
+            print(f"{self.label} {done}/{self.total} · {text} · ETA {self.eta(done, now)}", flush=True)
+
+    def eta(self, done: int, now: float) -> str:
+        if done <= self.first:
+            return "?"
+        return duration((now - self.began) / (done - self.first) * (self.total - done))
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        if self.active:
+            (self.bar.console.print if self.bar is not None else print)(text, **({} if self.bar else {"flush": True}))
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()

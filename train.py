@@ -1,0 +1,22 @@
+"""Train one model: `python train.py experiment=quickstart optimizer=gsam train.seed=1`, or `torchrun --nproc-per-node=8 train.py …`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from gsam.cli import entry, prepare_argv
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+@entry
+def main(cfg: DictConfig) -> None:
+    from gsam.config import load
+    from gsam.runtime import Runtime
+    from gsam.train.trainer import Trainer
+
+    with Runtime.start() as runtime:
+        Trainer(load(cfg, world=runtime.world), runtime).fit()
+
+
+if __name__ == "__main__":
+    prepare_argv()
+    main()
