@@ -1,0 +1,86 @@
+"""Configuration problems of gsam.data as sentences: key, value, rule, way out."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+
+from gsam.data import SOURCES, SPLITS, AugmentConfig, Backend, Crop, DataConfig, class_names
+from gsam.data.manifest import beton_problem
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers_of(data: DataConfig) -> int:
+    """Workers of this rank: as configured, else this rank's share of the cores (torchrun's LOCAL_WORLD_SIZE), at least 1."""
+    if data.workers is not None:
+        return data.workers
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def augment_problems(augment: AugmentConfig) -> Iterator[str]:
+    """Ranges of the transform."""
+    if augment.size < 1:
+        yield f"augment.size={augment.size} is not positive; 224 is usual"
+    if augment.eval_resize < augment.size:
+        yield (
+            f"augment.eval_resize={augment.eval_resize} is smaller than augment.size={augment.size}, the centre crop would leave the picture; "
+            f"set augment.eval_resize to {augment.size} or more"
+        )
+    if not 0 <= augment.flip <= 1:
+        yield f"augment.flip={augment.flip} is a probability; choose a value from 0 to 1"
+    if augment.crop is not Crop.none:
+        if len(augment.area) != 2 or not 0 < augment.area[0] <= augment.area[1] <= 1:
+            yield f"augment.area={list(augment.area)} must be two fractions with 0 < least <= most <= 1, such as [0.05, 1.0]"
+        if len(augment.aspect) != 2 or not 0 < augment.aspect[0] <= augment.aspect[1]:
+            yield f"augment.aspect={list(augment.aspect)} must be two ratios with 0 < least <= most, such as [0.75, 1.3333333]"
+    for key, values in (("mean", augment.mean), ("std", augment.std)):
+        if len(values) != 3:
+            yield f"augment.{key}={list(values)} must have three values, one for each of red, green and blue, on the scale 0 to 1"
+    if any(value <= 0 for value in augment.std):
+        yield f"augment.std={list(augment.std)} divides the pixels; every value must be positive"
+
+
+def data_problems(data: DataConfig) -> Iterator[str]:
+    """Names, numbers and files of the data set."""
+    if data.name not in SOURCES:
+        yield f"data.name={data.name} is unknown; choose one of {', '.join(SOURCES)}"
+        return
+    for key in ("limit_train", "limit_eval"):
+        limit = getattr(data, key)
+        if limit is not None and limit < 1:
+            yield f"data.{key}={limit} must be at least 1; use null for the whole split"
+    least, most = (1, cores()) if data.backend is Backend.ffcv else (0, None)
+    if data.workers is not None and (data.workers < least or (most is not None and data.workers > most)):
+        bounds = f"from {least} to {most}, the cores of this process" if most else f"{least} or more"
+        yield f"data.workers={data.workers} is not possible with data.backend={data.backend.value}: choose {bounds}, or null"
+    if data.backend is Backend.ffcv:
+        yield from _ffcv_problems(data)
+    else:
+        yield from _source_problems(data)
+
+
+def _ffcv_problems(data: DataConfig) -> Iterator[str]:
+    if importlib.util.find_spec("ffcv") is None:
+        yield "data.backend=ffcv but ffcv is not installed; run scripts/setup.sh, or set data.backend=folder (slower, same crops)"
+        return
+    if not data.root and not data.ffcv_root:
+        yield "data.ffcv_root and data.root are both empty; name the folder of train.beton and val.beton in data.ffcv_root"
+        return
+    problems = [problem for split in SPLITS if (problem := beton_problem(data, split)) is not None]
+    if problems and SOURCES[data.name].automatic:  # prepare() will write the files, if it can
+        problems = list(_source_problems(data))
+    yield from problems
+
+
+def _source_problems(data: DataConfig) -> Iterator[str]:
+    for split in SPLITS:
+        try:
+            class_names(data.name, data.root, split)
+        except ValueError as error:
+            yield str(error)
+            return  # the other split lacks the same

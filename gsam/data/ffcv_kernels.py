@@ -1,0 +1,179 @@
+"""The decoders' machine code: everything that happens to a picture between the .beton file and the batch. Import through ffcv_guard.kernels.
+
+Each kernel takes a batch as FFCV's decoders do: (indices, buffers, the field's metadata, the storage's state). What varies is in the buffers, so
+one compilation serves every seed, epoch and augmentation, and numba's cache on disk is hit by every later process. Compiled without fastmath:
+the boxes are those of plain Python.
+"""
+
+import ctypes
+
+import llvmlite.binding as llvm
+import numpy as np
+from ffcv.libffcv import lib
+from numba import njit, prange
+from numba import types as nb
+from numba.extending import register_jitable
+
+from gsam.data import bilinear, keyed
+from gsam.data.ffcv_guard import cacheable
+from gsam.data.keyed import eval_geometry, flipped, inception_box, torchvision_box
+
+for function in (
+    keyed.words,
+    keyed.below,
+    keyed.between,
+    keyed.flipped,
+    keyed.inception_box,
+    keyed.torchvision_box,
+    keyed.eval_geometry,
+    bilinear.taps,
+    bilinear.resize_crop,
+):
+    register_jitable(function)
+
+# By name, not by address: an address would be another one in the next process, so numba would refuse to cache.
+llvm.add_symbol("gsam_ffcv_imdecode", ctypes.cast(lib.imdecode, ctypes.c_void_p).value)
+llvm.add_symbol("gsam_ffcv_resize", ctypes.cast(lib.resize, ctypes.c_void_p).value)
+_imdecode = nb.ExternalFunction(
+    "gsam_ffcv_imdecode",
+    nb.int32(nb.uintp, nb.uint64, nb.uint32, nb.uint32, nb.uintp, *[nb.uint32] * 6, nb.uint8, nb.uint8),
+)
+_resize = nb.ExternalFunction("gsam_ffcv_resize", nb.void(*[nb.int64] * 11))
+
+compiled = njit(nogil=True, cache=cacheable())
+compiled_parallel = njit(nogil=True, cache=cacheable(), parallel=True)
+
+JPEG = 0  # FFCV's mode of a compressed picture; 1 is raw
+INCEPTION, TORCHVISION, WHOLE = 0, 1, 2
+NUM_PARAMETERS = 8  # training: seed, epoch, crop rule, area least and most, aspect least and most, flip probability
+GOOD, UNDECODABLE = 0, 1
+
+
+@compiled
+def stored_bytes(field, storage):
+    """The picture's bytes in the mapped file."""
+    mapped, starts, sizes = storage
+    start = field["data_ptr"]
+    return mapped[start : start + sizes[np.searchsorted(starts, start)]]
+
+
+@compiled
+def decode_jpeg(data, height, width):
+    """(pixels (height, width, 3) uint8, 0 if they are good)."""
+    # Allocated here rather than in FFCV's buffers, which would hold five batches of the largest picture, pinned.
+    pixels = np.empty((height, width, 3), np.uint8)
+    failed = _imdecode(
+        data.ctypes.data, data.size, height, width, pixels.ctypes.data, height, width, 0, 0, 1, 1, 0, 0
+    )
+    return pixels, failed
+
+
+@compiled
+def resize_area(pixels, top, left, rows, columns, out):
+    """OpenCV's INTER_AREA resize of a box."""
+    height, width = pixels.shape[0], pixels.shape[1]
+    _resize(
+        0, np.int64(pixels.ctypes.data), height, width, top, top + rows, left, left + columns,
+        np.int64(out.ctypes.data), out.shape[0], out.shape[1],
+    )  # fmt: skip
+
+
+@compiled
+def train_picture(pixels, index, parameters, out):
+    """Crop, resize and flip one picture into `out`."""
+    height, width = pixels.shape[0], pixels.shape[1]
+    seed, epoch, rule = np.int64(parameters[0]), np.int64(parameters[1]), np.int64(parameters[2])
+    area_min, area_max, aspect_min, aspect_max = parameters[3], parameters[4], parameters[5], parameters[6]
+    top, left, rows, columns = 0, 0, height, width
+    if rule == INCEPTION:
+        top, left, rows, columns = inception_box(seed, epoch, index, height, width, area_min, area_max, aspect_min, aspect_max)
+    elif rule == TORCHVISION:
+        top, left, rows, columns = torchvision_box(seed, epoch, index, height, width, area_min, area_max, aspect_min, aspect_max)
+    resize_area(pixels, top, left, rows, columns, out)
+    if flipped(seed, epoch, index, parameters[7]):
+        for row in range(out.shape[0]):
+            for left_column in range(out.shape[1] // 2):
+                right_column = out.shape[1] - 1 - left_column
+                for c in range(3):
+                    value = out[row, left_column, c]
+                    out[row, left_column, c] = out[row, right_column, c]
+                    out[row, right_column, c] = value
+
+
+@compiled
+def eval_picture(pixels, resize, out):
+    """Resize the shorter side to `resize` and write the centre crop into `out`."""
+    height, width = pixels.shape[0], pixels.shape[1]
+    rows, columns, top, left = eval_geometry(height, width, resize, out.shape[0])
+    if rows == height and columns == width:
+        out[:] = pixels[top : top + out.shape[0], left : left + out.shape[1]]
+    else:
+        bilinear_resize_crop(pixels, rows, columns, top, left, out)
+
+
+bilinear_resize_crop = bilinear.resize_crop
+
+
+@compiled
+def train_one(index, out, parameters, status, field, storage):
+    data = stored_bytes(field, storage)
+    height, width = np.int64(field["height"]), np.int64(field["width"])
+    status[0] = GOOD
+    if field["mode"] == JPEG:
+        pixels, failed = decode_jpeg(data, height, width)
+        if failed != 0:
+            status[0] = UNDECODABLE
+        else:
+            train_picture(pixels, index, parameters, out)
+    else:
+        train_picture(data.reshape((height, width, 3)), index, parameters, out)
+
+
+@compiled
+def eval_one(out, parameters, status, field, storage):
+    data = stored_bytes(field, storage)
+    height, width = np.int64(field["height"]), np.int64(field["width"])
+    status[0] = GOOD
+    if field["mode"] == JPEG:
+        pixels, failed = decode_jpeg(data, height, width)
+        if failed != 0:
+            status[0] = UNDECODABLE
+        else:
+            eval_picture(pixels, np.int64(parameters[0]), out)
+    else:
+        eval_picture(data.reshape((height, width, 3)), np.int64(parameters[0]), out)
+
+
+# A serial twin of each: with one worker no threading layer is started, which a forked process would inherit in a broken state.
+@compiled
+def train_serial(indices, buffers, metadata, storage):
+    images, parameters, status = buffers
+    for i in range(len(indices)):
+        index = np.int64(indices[i])
+        train_one(index, images[i], parameters[i], status[i], metadata[index], storage)
+    return images[: len(indices)]
+
+
+@compiled_parallel
+def train_parallel(indices, buffers, metadata, storage):
+    images, parameters, status = buffers
+    for i in prange(len(indices)):
+        index = np.int64(indices[i])
+        train_one(index, images[i], parameters[i], status[i], metadata[index], storage)
+    return images[: len(indices)]
+
+
+@compiled
+def eval_serial(indices, buffers, metadata, storage):
+    images, parameters, status = buffers
+    for i in range(len(indices)):
+        eval_one(images[i], parameters[i], status[i], metadata[np.int64(indices[i])], storage)
+    return images[: len(indices)]
+
+
+@compiled_parallel
+def eval_parallel(indices, buffers, metadata, storage):
+    images, parameters, status = buffers
+    for i in prange(len(indices)):
+        eval_one(images[i], parameters[i], status[i], metadata[np.int64(indices[i])], storage)
+    return images[: len(indices)]

@@ -1,0 +1,155 @@
+"""Backend `folder`: pictures as they lie on disk, decoded by Pillow in worker processes.
+
+Boxes, flips and order are those of the FFCV backend. Pixels of training crops are not: Pillow's BILINEAR is antialiased and interpolates when it
+enlarges, OpenCV's INTER_AREA (FFCV) averages and makes blocks when it enlarges; and a .beton file may hold smaller, recompressed pictures,
+in which the same draw gives another box. Evaluation has torchvision's geometry and filter in both.
+"""
+
+from __future__ import annotations
+
+import atexit
+import signal
+import weakref
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from gsam.data import AugmentConfig, Crop, DataConfig, open_source
+from gsam.data.checks import workers_of
+from gsam.data.keyed import eval_geometry, flipped, inception_box, torchvision_box
+from gsam.data.plan import Plan, make_plan
+from gsam.data.sources import Source
+
+BOXES = {Crop.inception: inception_box, Crop.torchvision: torchvision_box}
+
+
+def build(
+    data: DataConfig, augment: AugmentConfig, split: str, *, batch_size: int, rank: int, world: int, seed: int, train: bool
+) -> FolderLoader:
+    """See gsam.data.build_loader."""
+    source = open_source(data.name, data.root, split)
+    plan = make_plan(data, len(source), batch_size=batch_size, rank=rank, world=world, seed=seed, train=train)
+    workers = 0 if data.workers is None and source.in_memory else workers_of(data)
+    return FolderLoader(source, augment, plan, workers)
+
+
+class FolderLoader:
+    """See gsam.data.Loader."""
+
+    def __init__(self, source: Source, augment: AugmentConfig, plan: Plan, workers: int) -> None:
+        self.num_examples = len(plan.indices)
+        self.num_classes = len(source.classes)
+        self.batches_per_epoch = len(plan)
+        self._schedule = _Schedule(plan)
+        self._loader = DataLoader(
+            _Pictures(source, augment, plan),
+            batch_sampler=self._schedule,
+            collate_fn=_as_tensors,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_ignore_signals,
+        )
+        self._running = False
+        _open.add(self._loader)
+
+    def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """See gsam.data.Loader. Only one epoch at a time: the worker processes are shared."""
+        if self._running:
+            raise RuntimeError("this loader is already in an epoch; close its generator first, or build a second loader")
+        self._running = True
+        self._schedule.start(epoch, skip)
+        try:
+            yield from self._loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RuntimeError(
+                f"a data worker process died ({error}); it was killed from outside or ran out of memory: lower data.workers, or free memory"
+            ) from error
+        finally:
+            self._running = False
+
+
+class _Schedule:
+    """Batch sampler: lists of (epoch, index). The epoch travels with each index, so that persistent workers need not be told."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.epoch, self.skip = plan, 0, 0
+
+    def start(self, epoch: int, skip: int) -> None:
+        self.epoch, self.skip = epoch, skip
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self.plan.batches(self.epoch, self.skip):
+            yield [(self.epoch, int(index)) for index in batch]
+
+    def __len__(self) -> int:
+        return max(0, len(self.plan) - self.skip)
+
+
+class _Pictures(Dataset):
+    """Transformed pictures, a batch at a time."""
+
+    def __init__(self, source: Source, augment: AugmentConfig, plan: Plan) -> None:
+        self.source, self.augment, self.seed, self.train = source, augment, plan.seed, plan.train
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        epoch, indices = keys[0][0], np.array([index for _, index in keys])
+        size = self.augment.size
+        images = np.empty((len(keys), size, size, 3), np.uint8)
+        mirrored = flipped(self.seed, epoch, indices, self.augment.flip) if self.train else np.zeros(len(keys), bool)
+        for image, index, mirror in zip(images, indices.tolist(), mirrored, strict=True):
+            pixels = self.source[index][0]
+            pixels = train_pixels(pixels, self.augment, self.seed, epoch, index) if self.train else eval_pixels(pixels, self.augment)
+            image[:] = pixels[:, ::-1] if mirror else pixels
+        return images, self.source.labels[indices]
+
+
+def train_pixels(pixels: np.ndarray, augment: AugmentConfig, seed: int, epoch: int, index: int) -> np.ndarray:
+    """The training crop of a picture, not yet flipped: uint8 (H, W, 3) to uint8 (size, size, 3)."""
+    height, width = pixels.shape[:2]
+    if augment.crop is Crop.none:
+        top, left, rows, columns = 0, 0, height, width
+    else:
+        top, left, rows, columns = BOXES[augment.crop](seed, epoch, index, height, width, *augment.area, *augment.aspect)
+    return _resize(pixels[top : top + rows, left : left + columns], augment.size, augment.size)
+
+
+def eval_pixels(pixels: np.ndarray, augment: AugmentConfig) -> np.ndarray:
+    """torchvision's Resize(eval_resize) and CenterCrop(size): uint8 (H, W, 3) to uint8 (size, size, 3)."""
+    rows, columns, top, left = eval_geometry(*pixels.shape[:2], augment.eval_resize, augment.size)
+    return _resize(pixels, rows, columns)[top : top + augment.size, left : left + augment.size]
+
+
+def _resize(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    if pixels.shape[:2] == (rows, columns):
+        return pixels
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR))
+
+
+def _as_tensors(batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
+    images, labels = batch
+    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+
+
+def _ignore_signals(worker: int) -> None:
+    # A scheduler signals the whole process group; the trainer needs its workers for the steps up to the last checkpoint.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+_open: weakref.WeakSet[DataLoader] = weakref.WeakSet()
+
+
+@atexit.register  # after multiprocessing's own hook, hence run before it
+def _end_workers() -> None:
+    # At exit multiprocessing ends its children with SIGTERM, which ours ignore, and waits for them: they must be gone by then.
+    for loader in list(_open):
+        if loader._iterator is not None:
+            loader._iterator._shutdown_workers()

@@ -1,0 +1,133 @@
+"""Sources: the pictures of a split by index, as uint8 RGB arrays. The folder backend and the FFCV writer read the same ones."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+
+
+class Source(Protocol):
+    """A map-style data set whose order never changes: class by class, names sorted."""
+
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    """int64 (N,)."""
+    in_memory: bool
+    """No reading from disk per picture: worker processes would only cost time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        """(uint8 (H, W, 3) RGB, label). Raises ValueError naming the picture if it cannot be decoded."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """The picture's file, for messages."""
+        ...
+
+
+class ImageFolder:
+    """<root>/<split>/<class>/<picture>; the label is the position of the class among the sorted folder names."""
+
+    in_memory = False
+
+    def __init__(self, root: str, split: str, classes: tuple[str, ...]) -> None:
+        self.folder = os.path.join(root, split)
+        self.classes = classes
+        names: list[bytes] = []
+        counts = []
+        for name in classes:
+            found = _pictures(os.path.join(self.folder, name))
+            if not found:
+                raise ValueError(f"data.root={root}: {os.path.join(self.folder, name)} holds no picture; fill the folder or remove the class")
+            names += [os.fsencode(picture) for picture in found]
+            counts.append(len(found))
+        # One fixed-width array: a million str objects would be copied into every worker, page by page, as they are counted.
+        self.names = np.array(names)
+        self.labels = np.repeat(np.arange(len(classes)), counts)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return read_rgb(self.describe(index)), int(self.labels[index])
+
+    def describe(self, index: int) -> str:
+        return os.path.join(self.folder, self.classes[self.labels[index]], os.fsdecode(self.names[index]))
+
+
+def imagefolder(root: str, split: str) -> ImageFolder:
+    """Any data set in ImageNet's layout. Raises ValueError as `imagefolder_classes`, and for a class without pictures."""
+    return ImageFolder(root, split, imagefolder_classes(root, split))
+
+
+def imagefolder_classes(root: str, split: str) -> tuple[str, ...]:
+    """The class folders, sorted. Raises ValueError if they are not there or train and val have different ones."""
+    classes = _class_folders(root, split)
+    other = os.path.join(root, "val" if split == "train" else "train")
+    if os.path.isdir(other):
+        _same_classes(root, split, classes, _class_folders(root, os.path.basename(other)), f"those of {other}")
+    return tuple(classes)
+
+
+def imagenet(root: str, split: str) -> ImageFolder:
+    """ImageNet-1k. Raises ValueError as `imagenet_classes`, and for a class without pictures."""
+    return ImageFolder(root, split, imagenet_classes(root, split))
+
+
+def imagenet_classes(root: str, split: str) -> tuple[str, ...]:
+    """The class folders, which must be exactly the 1000 of timm's list: then a label means what it means to any ImageNet model."""
+    classes = _class_folders(root, split)
+    _same_classes(root, split, classes, imagenet_synsets(), "ImageNet's 1000 (timm's imagenet_synsets.txt)")
+    return tuple(classes)
+
+
+def imagenet_synsets() -> list[str]:
+    """The 1000 WordNet ids of ImageNet-1k in label order (sorted), from timm."""
+    text = importlib.resources.files("timm.data").joinpath("_info/imagenet_synsets.txt").read_text(encoding="utf-8")
+    return text.split()
+
+
+def read_rgb(path: str) -> np.ndarray:
+    """A picture file as uint8 (H, W, 3) RGB; grey, CMYK, palette and alpha pictures are converted. Raises ValueError naming the file."""
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, DecompressionBombError, ...
+        raise ValueError(f"{path} cannot be decoded ({type(error).__name__}: {error}); replace or remove the file") from error
+
+
+def _class_folders(root: str, split: str) -> list[str]:
+    folder = os.path.join(root, split)
+    if not root or not os.path.isdir(folder):
+        raise ValueError(f"data.root={root}: the folder {folder or split} does not exist; set data.root to a folder with train/<class>/ and val/<class>/")
+    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise ValueError(f"data.root={root}: {folder} has no class folders; pictures belong into {folder}/<class>/")
+    return classes
+
+
+def _same_classes(root: str, split: str, found: list[str], wanted: list[str], whose: str) -> None:
+    extra, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
+    if extra or missing:
+        listed = [f"{len(names)} {word} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+                  for word, names in (("too many", extra), ("missing", missing)) if names]
+        raise ValueError(
+            f"data.root={root}: the class folders of {os.path.join(root, split)} are not {whose}: {'; '.join(listed)}; "
+            "remove or add these folders, labels would be shifted"
+        )
+
+
+def _pictures(folder: str) -> list[str]:
+    """File names below `folder`, sorted, relative to it."""
+    found = []
+    for where, _, files in os.walk(folder):
+        inside = os.path.relpath(where, folder)
+        found += [name if inside == "." else os.path.join(inside, name) for name in files if name.lower().endswith(EXTENSIONS)]
+    return sorted(found)
