@@ -84,7 +84,7 @@ step_system() {
     mapfile -t missing < <(missing_packages)
     [ ${#missing[@]} -eq 0 ] && return
   fi
-  say "  missing: ${missing[*]} (cannot be installed without apt and root or sudo; going on without)"
+  say "  missing: ${missing[*]} (no apt with root or sudo, or apt failed: see setup.log); going on without"
   say "  as root: apt-get install --no-install-recommends ${missing[*]}"
   python_ok || die "Python >= 3.10 is needed; install it, or name one: PYTHON=/path/to/python3 scripts/setup.sh"
   venv_ok || die "$BASE cannot make virtual environments; install python3-venv, or name another: PYTHON=/path/to/python3"
