@@ -21,7 +21,7 @@ stage() {
 }
 
 cores="$(nproc)"
-stage ruff "$PY" -m ruff check .
+stage ruff "$PY" -m ruff check --output-format concise .
 # One thread per worker: several workers with several threads each would fight over the cores. loadfile keeps a file's
 # expensive module fixtures in one worker.
 stage fast env OMP_NUM_THREADS=1 "$PY" -m pytest -m "not slow" -n "$((cores < 8 ? cores : 8))" --dist loadfile --durations=15 "$@"
