@@ -19,9 +19,16 @@ def main() -> int:
     defaults = ", ".join(f"{info.preset} for {name}" for name, info in SOURCES.items())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("source", choices=list(SOURCES), help="the data set")
-    parser.add_argument("--root", default="", help="folder with train/<class>/ and val/<class>/, or with Fashion-MNIST's .gz files")
+    parser.add_argument(
+        "--root", default="", help="folder with train/<class>/ and val/<class>/, or with Fashion-MNIST's .gz files"
+    )
     parser.add_argument("--out", default=None, help="folder for the .beton files (default: <root>/ffcv)")
-    parser.add_argument("--preset", choices=list(write.PRESETS), default=None, help=f"how pictures are stored. {presets}. None: {defaults}")
+    parser.add_argument(
+        "--preset",
+        choices=list(write.PRESETS),
+        default=None,
+        help=f"how pictures are stored. {presets}. None: {defaults}",
+    )
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="which splits")
     parser.add_argument("--workers", type=int, default=None, help="processes; None: one per core")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
@@ -30,7 +37,7 @@ def main() -> int:
     try:
         written = write.write_dataset(
             args.source, args.root, out, preset=args.preset, splits=args.splits,
-            workers=args.workers, overwrite=args.overwrite, report=write.terminal_report,
+            workers=args.workers, overwrite=args.overwrite, report=write.terminal_report(),
         )  # fmt: skip
     except (ValueError, RuntimeError) as error:
         print(f"write_ffcv: {error}", file=sys.stderr)

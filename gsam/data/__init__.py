@@ -1,10 +1,11 @@
-"""Image data: configuration, the table of data sets, and loaders that give the same crops on any number of ranks and workers.
+"""Image data: configuration, the table of data sets, and loaders that give the same crops on any number of ranks and
+workers.
 
     loader = build_loader(data, augment, "train", batch_size=64, rank=0, world=1, seed=0, train=True)
     for images, labels in loader.epoch(0): ...      # uint8 (B, 3, H, W), int64 (B,)
 
-Two backends draw the same boxes and flips: `ffcv` (one .beton file per split) and `folder` (pictures as they are, PIL). They are imported
-when a loader is built, so this module costs nothing and needs neither ffcv nor Pillow.
+Two backends draw the same boxes and flips: `ffcv` (one .beton file per split) and `folder` (pictures as they are,
+PIL). They are imported when a loader is built, so this module costs nothing and needs neither ffcv nor Pillow.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class DataConfig:
 
 @dataclass
 class AugmentConfig:
-    """One transform for both backends: sizes in pixels, `mean` and `std` on the scale 0 to 1 (applied by the trainer on the device)."""
+    """One transform for both backends: sizes in pixels, `mean` and `std` on the scale 0 to 1 (applied by the trainer
+    on the device).
+    """
 
     size: int = 224
     """Side of the square training and evaluation picture."""
@@ -84,7 +87,9 @@ class SourceInfo(NamedTuple):
     """A line of SOURCES."""
 
     factory: str  # module:function(root, split) -> gsam.data.sources.Source
-    classes: str  # module:function(root, split) -> class names, reading no picture; ValueError if the data are not there
+    classes: (
+        str  # module:function(root, split) -> class names, reading no picture; ValueError if the data are not there
+    )
     preset: str  # of gsam.data.write.PRESETS, when none is named
     num_classes: int | None = None  # None: counted on disk
     automatic: bool = False  # small enough for prepare() to write its .beton files
@@ -94,7 +99,9 @@ _FOLDERS, _FASHION = "gsam.data.sources:", "gsam.data.fashion_mnist:"
 SOURCES = {
     "imagenet": SourceInfo(_FOLDERS + "imagenet", _FOLDERS + "imagenet_classes", "500_jpeg90", num_classes=1000),
     "imagefolder": SourceInfo(_FOLDERS + "imagefolder", _FOLDERS + "imagefolder_classes", "500_jpeg90"),
-    "fashion_mnist": SourceInfo(_FASHION + "fashion_mnist", _FASHION + "fashion_mnist_classes", "raw", num_classes=10, automatic=True),
+    "fashion_mnist": SourceInfo(
+        _FASHION + "fashion_mnist", _FASHION + "fashion_mnist_classes", "raw", num_classes=10, automatic=True
+    ),
 }
 
 
@@ -105,27 +112,40 @@ class Loader(Protocol):
     """Pictures of the split in use, over all ranks."""
     num_classes: int
     batches_per_epoch: int
-    """Of this rank. Training: num_examples // (batch_size * world); evaluation: this rank's pictures / batch_size, rounded up."""
+    """Of this rank. Training: num_examples // (batch_size * world); evaluation: this rank's pictures / batch_size,
+    rounded up.
+    """
 
     def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (images uint8 (B, 3, H, W), labels int64 (B,)) of one epoch, without the first `skip`, which are not even decoded.
+        """Batches (images uint8 (B, 3, H, W), labels int64 (B,)) of one epoch, without the first `skip`, which are
+        not even decoded.
 
-        A batch is valid until the next one is asked for (buffers are reused): clone what must live longer, and start copies to a device on
-        the stream that is current when the next batch is asked for. Closing the generator ends its threads. Raises RuntimeError for a picture
-        that cannot be decoded, a dead worker, or a first batch that does not come.
+        A batch is valid until the next one is asked for (buffers are reused): clone what must live longer, and start
+        copies to a device on the stream that is current when the next batch is asked for. Closing the generator ends
+        its threads. Raises RuntimeError for a picture that cannot be decoded, a dead worker, or a first batch that
+        does not come.
         """
         ...
 
 
 def build_loader(
-    data: DataConfig, augment: AugmentConfig, split: str, *, batch_size: int, rank: int, world: int, seed: int, train: bool
+    data: DataConfig,
+    augment: AugmentConfig,
+    split: str,
+    *,
+    batch_size: int,
+    rank: int,
+    world: int,
+    seed: int,
+    train: bool,
 ) -> Loader:
     """The loader of `split` ("train" or "val") for one rank; `batch_size` is per rank.
 
-    train=True: the order of an epoch is a permutation drawn from (seed, epoch), the same on every rank and backend; of each global batch this
-    rank takes its contiguous block; an incomplete last batch is dropped; crop and flip are drawn from (seed, epoch, index).
-    train=False: pictures rank, rank + world, ... in order, each exactly once over the ranks, resized and centre-cropped; no randomness.
-    Raises ValueError when the data are missing or do not fit together, naming the key and the way out.
+    train=True: the order of an epoch is a permutation drawn from (seed, epoch), the same on every rank and backend;
+    of each global batch this rank takes its contiguous block; an incomplete last batch is dropped; crop and flip are
+    drawn from (seed, epoch, index). train=False: pictures rank, rank + world, ... in order, each exactly once over
+    the ranks, resized and centre-cropped; no randomness. Raises ValueError when the data are missing or do not fit
+    together, naming the key and the way out.
     """
     from gsam.data.keyed import MAX_SEED
 
@@ -134,7 +154,9 @@ def build_loader(
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed={seed} is outside 0 to {MAX_SEED}; choose a smaller one")
     if batch_size < 1 or not 0 <= rank < world:
-        raise ValueError(f"batch_size={batch_size}, rank={rank}, world={world}: needs batch_size >= 1 and 0 <= rank < world")
+        raise ValueError(
+            f"batch_size={batch_size}, rank={rank}, world={world}: needs batch_size >= 1 and 0 <= rank < world"
+        )
     _raise_first(check(data, augment))
     module = importlib.import_module("gsam.data.ffcv" if data.backend is Backend.ffcv else "gsam.data.folder")
     return module.build(data, augment, split, batch_size=batch_size, rank=rank, world=world, seed=seed, train=train)
@@ -153,7 +175,9 @@ def num_classes(data: DataConfig) -> int:
 
 
 def open_source(name: str, root: str, split: str) -> Source:
-    """The pictures of a split as (uint8 (H, W, 3) array, label) by index. Raises ValueError naming what is missing and where to get it."""
+    """The pictures of a split as (uint8 (H, W, 3) array, label) by index. Raises ValueError naming what is missing
+    and where to get it.
+    """
     return _call(name, "factory", root, split)
 
 
@@ -168,7 +192,8 @@ def ffcv_root(data: DataConfig) -> str:
 
 
 def subset(n: int, limit: int | None) -> np.ndarray:
-    """Indices in use of a split of `n` pictures, ascending, int64: all, or the first `limit` of one fixed random permutation.
+    """Indices in use of a split of `n` pictures, ascending, int64: all, or the first `limit` of one fixed random
+    permutation.
 
     The same for every seed and backend. Raises ValueError if limit > n.
     """
@@ -182,9 +207,11 @@ def subset(n: int, limit: int | None) -> np.ndarray:
 
 
 def prepare(data: DataConfig) -> list[str]:
-    """Write missing .beton files of a small data set whose pictures are at hand; returns the splits written. Call on one process only.
+    """Write missing .beton files of a small data set whose pictures are at hand; returns the splits written. Call on
+    one process only.
 
-    Only for SOURCES marked automatic (Fashion-MNIST, seconds); anything else is left to scripts/write_ffcv.py, which `check` names.
+    Only for SOURCES marked automatic (Fashion-MNIST, seconds); anything else is left to scripts/write_ffcv.py, which
+    `check` names.
     """
     from gsam.data.manifest import beton_problem
 
@@ -195,7 +222,9 @@ def prepare(data: DataConfig) -> list[str]:
         from gsam.data.write import write_dataset
 
         out = ffcv_root(data)
-        write_dataset(data.name, data.root, out, preset=SOURCES[data.name].preset, splits=missing, workers=1, overwrite=True)
+        write_dataset(
+            data.name, data.root, out, preset=SOURCES[data.name].preset, splits=missing, workers=1, overwrite=True
+        )
     return missing
 
 

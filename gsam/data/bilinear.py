@@ -1,9 +1,10 @@
 """Pillow's antialiased bilinear resize of a uint8 RGB picture in code that numba can compile.
 
-FFCV can only resize with OpenCV's INTER_AREA, which differs from what torchvision's transforms do and so shifts measured accuracies. The
-evaluation decoder uses this instead: the pixels of `Resize` + `CenterCrop` on a PIL picture, computed for the crop only. Bit for bit equal
-where Pillow resizes along the rows first; Pillow 13 starts with the columns for pictures about twice as high as wide, whose pixels then
-differ by at most 1 of 255 (rounding between the passes).
+FFCV can only resize with OpenCV's INTER_AREA, which differs from what torchvision's transforms do and so shifts
+measured accuracies. The evaluation decoder uses this instead: the pixels of `Resize` + `CenterCrop` on a PIL picture,
+computed for the crop only. Bit for bit equal where Pillow resizes along the rows first; Pillow 13 starts with the
+columns for pictures about twice as high as wide, whose pixels then differ by at most 1 of 255 (rounding between the
+passes).
 """
 
 import math
@@ -15,7 +16,8 @@ HALF = 1 << (BITS - 1)
 
 
 def taps(source, target, first, count):
-    """Weights of `count` output pixels, from `first`, when `source` pixels are resized to `target`: (starts (count,), weights (count, k)) int32.
+    """Weights of `count` output pixels, from `first`, when `source` pixels are resized to `target`: (starts (count,),
+    weights (count, k)) int32.
 
     A triangle as wide as the reduction (never narrower than a pixel), normalised, then rounded to 22 bits.
     """
@@ -40,10 +42,11 @@ def taps(source, target, first, count):
 
 
 def resize_crop(pixels, rows, columns, top, left, out):
-    """Resize `pixels` (H, W, 3) to rows x columns and write its part at (top, left), of the size of `out` (h, w, 3) uint8, into `out`.
+    """Resize `pixels` (H, W, 3) to rows x columns and write its part at (top, left), of the size of `out` (h, w, 3)
+    uint8, into `out`.
 
-    Two passes, along the rows first, rounded to uint8 in between. Stands for `Image.resize((columns, rows), BILINEAR)` followed by `crop`;
-    the box must lie inside rows x columns.
+    Two passes, along the rows first, rounded to uint8 in between. Stands for `Image.resize((columns, rows),
+    BILINEAR)` followed by `crop`; the box must lie inside rows x columns.
     """
     height, width = pixels.shape[0], pixels.shape[1]
     x_starts, x_weights = taps(width, columns, left, out.shape[1])

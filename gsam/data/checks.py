@@ -16,7 +16,9 @@ def cores() -> int:
 
 
 def workers_of(data: DataConfig) -> int:
-    """Workers of this rank: as configured, else this rank's share of the cores (torchrun's LOCAL_WORLD_SIZE), at least 1."""
+    """Workers of this rank: as configured, else this rank's share of the cores (torchrun's LOCAL_WORLD_SIZE), at
+    least 1.
+    """
     if data.workers is not None:
         return data.workers
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -28,19 +30,19 @@ def augment_problems(augment: AugmentConfig) -> Iterator[str]:
         yield f"augment.size={augment.size} is not positive; 224 is usual"
     if augment.eval_resize < augment.size:
         yield (
-            f"augment.eval_resize={augment.eval_resize} is smaller than augment.size={augment.size}, the centre crop would leave the picture; "
-            f"set augment.eval_resize to {augment.size} or more"
+            f"augment.eval_resize={augment.eval_resize} is smaller than augment.size={augment.size}, so the centre crop "
+            f"would leave the picture; set augment.eval_resize to {augment.size} or more"
         )
     if not 0 <= augment.flip <= 1:
         yield f"augment.flip={augment.flip} is a probability; choose a value from 0 to 1"
     if augment.crop is not Crop.none:
         if len(augment.area) != 2 or not 0 < augment.area[0] <= augment.area[1] <= 1:
-            yield f"augment.area={list(augment.area)} must be two fractions with 0 < least <= most <= 1, such as [0.05, 1.0]"
+            yield f"augment.area={list(augment.area)}: needs two fractions, 0 < least <= most <= 1, such as [0.05, 1.0]"
         if len(augment.aspect) != 2 or not 0 < augment.aspect[0] <= augment.aspect[1]:
-            yield f"augment.aspect={list(augment.aspect)} must be two ratios with 0 < least <= most, such as [0.75, 1.3333333]"
+            yield f"augment.aspect={list(augment.aspect)}: needs two ratios, 0 < least <= most, such as [0.75, 1.33]"
     for key, values in (("mean", augment.mean), ("std", augment.std)):
         if len(values) != 3:
-            yield f"augment.{key}={list(values)} must have three values, one for each of red, green and blue, on the scale 0 to 1"
+            yield f"augment.{key}={list(values)}: needs three values, for red, green and blue on the scale 0 to 1"
     if any(value <= 0 for value in augment.std):
         yield f"augment.std={list(augment.std)} divides the pixels; every value must be positive"
 
@@ -57,7 +59,7 @@ def data_problems(data: DataConfig) -> Iterator[str]:
     least, most = (1, cores()) if data.backend is Backend.ffcv else (0, None)
     if data.workers is not None and (data.workers < least or (most is not None and data.workers > most)):
         bounds = f"from {least} to {most}, the cores of this process" if most else f"{least} or more"
-        yield f"data.workers={data.workers} is not possible with data.backend={data.backend.value}: choose {bounds}, or null"
+        yield f"data.workers={data.workers} with data.backend={data.backend.value}: choose {bounds}, or null"
     if data.backend is Backend.ffcv:
         yield from _ffcv_problems(data)
     else:
@@ -66,10 +68,10 @@ def data_problems(data: DataConfig) -> Iterator[str]:
 
 def _ffcv_problems(data: DataConfig) -> Iterator[str]:
     if importlib.util.find_spec("ffcv") is None:
-        yield "data.backend=ffcv but ffcv is not installed; run scripts/setup.sh, or set data.backend=folder (slower, same crops)"
+        yield "data.backend=ffcv but ffcv is not installed; run scripts/setup.sh, or set data.backend=folder (same crops)"
         return
     if not data.root and not data.ffcv_root:
-        yield "data.ffcv_root and data.root are both empty; name the folder of train.beton and val.beton in data.ffcv_root"
+        yield "data.ffcv_root and data.root are empty; name the folder of train.beton and val.beton in data.ffcv_root"
         return
     problems = [problem for split in SPLITS if (problem := beton_problem(data, split)) is not None]
     if problems and SOURCES[data.name].automatic:  # prepare() will write the files, if it can

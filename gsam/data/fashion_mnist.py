@@ -1,4 +1,6 @@
-"""Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grey pictures of 28 x 28, repeated to RGB. Read from its four gzipped idx files."""
+"""Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grey pictures of 28 x 28, repeated to RGB. Read from its four
+gzipped idx files.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class FashionMNIST:
         self.grey = _read_idx(self.file, IMAGES_MAGIC).reshape(-1, 28, 28)
         self.labels = _read_idx(os.path.join(folder, labels), LABELS_MAGIC).astype(np.int64)
         if len(self.grey) != len(self.labels):
-            raise ValueError(f"{folder}: {len(self.grey)} pictures but {len(self.labels)} labels in {split}; fetch the files again")
+            raise ValueError(
+                f"{folder}: {len(self.grey)} pictures but {len(self.labels)} labels in {split}; fetch the files again"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,7 +57,9 @@ def fashion_mnist_classes(root: str, split: str) -> tuple[str, ...]:
 
 
 def fetch_fashion_mnist(root: str) -> str:
-    """Put the four files into `root` if they are not there: linked from Debian's package, else downloaded by torchvision. Returns `root`."""
+    """Put the four files into `root` if they are not there: linked from Debian's package, else downloaded by
+    torchvision. Returns `root`.
+    """
     missing = _missing(root)
     if not missing:
         return root
@@ -76,8 +82,9 @@ def _locate(root: str) -> str:
         if folder and not _missing(folder):
             return folder
     raise ValueError(
-        f"data.root={root}: Fashion-MNIST's {_missing(root)[0]} is missing; `apt install dataset-fashion-mnist` provides the four files, and "
-        f"`python -c \"from gsam.data.fashion_mnist import fetch_fashion_mnist as f; f('{root or 'data/fashion_mnist'}')\"` downloads them"
+        f"data.root={root}: Fashion-MNIST's {_missing(root)[0]} is missing; get the four files with "
+        "`apt install dataset-fashion-mnist`, or let torchvision download them: "
+        f"`python -c \"from gsam.data import fashion_mnist as f; f.fetch_fashion_mnist('{root or 'data/fashion_mnist'}')\"`"
     )
 
 

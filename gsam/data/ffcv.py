@@ -1,8 +1,8 @@
 """Backend `ffcv`: a .beton file per split, read by FFCV, with crops and flips drawn from (seed, epoch, index).
 
-FFCV contributes the file format, the mapped storage, the JPEG decoder and the ring of buffers; order, boxes, evaluation geometry and the pipeline's
-safety are ours (gsam.data.plan, ffcv_kernels, ffcv_guard). The box of a picture is drawn in the stored picture, which a preset with a
-maximum resolution has made smaller.
+FFCV contributes the file format, the mapped storage, the JPEG decoder and the ring of buffers; order, boxes,
+evaluation geometry and the pipeline's safety are ours (gsam.data.plan, ffcv_kernels, ffcv_guard). The box of a
+picture is drawn in the stored picture, which a preset with a maximum resolution has made smaller.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from gsam.data.plan import Plan, make_plan
 
 
 def build(
-    data: DataConfig, augment: AugmentConfig, split: str, *, batch_size: int, rank: int, world: int, seed: int, train: bool
+    data: DataConfig,
+    augment: AugmentConfig,
+    split: str,
+    *,
+    batch_size: int,
+    rank: int,
+    world: int,
+    seed: int,
+    train: bool,
 ) -> FFCVLoader:
     """See gsam.data.build_loader."""
     root = ffcv_root(data)
@@ -72,8 +80,8 @@ class FFCVLoader:
         bad = indices[buffers[2][: len(indices), 0] != 0]
         if len(bad):
             raise RuntimeError(
-                f"{len(bad)} JPEG(s) cannot be decoded: sample {', '.join(str(int(i)) for i in bad[:5])} of {self._path}; "
-                "the file is damaged: compare its sha256 with the manifest's and copy or write it again"
+                f"{len(bad)} picture(s) of a batch cannot be decoded: sample {', '.join(map(str, bad[:5].tolist()))} of "
+                f"{self._path}; the file is damaged: compare its sha256 with the manifest's, then copy or write it again"
             )
 
 
@@ -84,7 +92,9 @@ def parameters(augment: AugmentConfig, plan: Plan, epoch: int) -> np.ndarray:
     if not plan.train:
         values[0] = augment.eval_resize
         return values
-    rule = {Crop.inception: kernels.INCEPTION, Crop.torchvision: kernels.TORCHVISION, Crop.none: kernels.WHOLE}[augment.crop]
+    rule = {Crop.inception: kernels.INCEPTION, Crop.torchvision: kernels.TORCHVISION, Crop.none: kernels.WHOLE}[
+        augment.crop
+    ]
     values[:] = (plan.seed, epoch, rule, *augment.area, *augment.aspect, augment.flip)
     return values
 
@@ -124,12 +134,16 @@ def _open_loader(path: str, plan: Plan, augment: AugmentConfig, workers: int):
                 pipelines={"image": PipelineSpec("image", decoder=Decoder()), "label": None},
             )
         except (AssertionError, ValueError, IndexError, OSError) as error:
-            raise ValueError(f"{path} is not a readable .beton file ({type(error).__name__}: {error}); write or copy it again") from error
+            raise ValueError(
+                f"{path} is not a readable .beton file ({type(error).__name__}: {error}); write or copy it again"
+            ) from error
 
 
 def _labels(reader, manifest: dict, path: str) -> np.ndarray:
     """All labels of the file, int64 (N,). Raises ValueError if they are not those of the manifest."""
     labels = np.ascontiguousarray(reader.metadata[f"f{reader.field_names.index('label')}"])
-    if len(labels) != manifest["n"] or label_hash(labels) != manifest["labels_sha256"]:
-        raise ValueError(f"{path} holds other samples than its manifest says; copy both files again, or write them with --overwrite")
+    if not len(labels) == len(reader.alloc_table) == manifest["n"] or label_hash(labels) != manifest["labels_sha256"]:
+        raise ValueError(
+            f"{path} holds other samples than its manifest says; copy both files again, or write them with --overwrite"
+        )
     return labels

@@ -1,5 +1,6 @@
-"""FFCV 1.0.2, made safe to live with: import and construction leave torch's threads alone, kernels are compiled once per machine, and an
-epoch cannot hang, leak its thread or lose an error. Nothing of FFCV is patched; this module alone knows its internals.
+"""FFCV 1.0.2, made safe to live with: import and construction leave torch's threads alone, kernels are compiled once
+per machine, and an epoch cannot hang, leak its thread or lose an error. Nothing of FFCV is patched; this module alone
+knows its internals.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ NEXT_BATCH_S = 900.0
 
 
 def kernels() -> types.ModuleType:
-    """gsam.data.ffcv_kernels, imported such that numba caches its machine code on disk. Raises ValueError for another FFCV than 1.0.2."""
+    """gsam.data.ffcv_kernels, imported such that numba caches its machine code on disk. Raises ValueError for another
+    FFCV than 1.0.2.
+    """
     require_version()
     if "gsam.data.ffcv_kernels" in sys.modules:
         return sys.modules["gsam.data.ffcv_kernels"]
@@ -45,14 +48,18 @@ def require_version() -> None:
     """Raises ValueError for another FFCV than 1.0.2."""
     installed = metadata.version("ffcv")
     if installed != VERSION:
-        raise ValueError(f"ffcv {installed} is installed, this code is written for {VERSION}; run scripts/setup.sh, or set data.backend=folder")
+        raise ValueError(
+            f"ffcv {installed} is installed, this code is written for {VERSION}; "
+            "run scripts/setup.sh, or set data.backend=folder"
+        )
 
 
 def cache_dir() -> str:
     """Folder of the compiled kernels: $NUMBA_CACHE_DIR, else $XDG_CACHE_HOME/gsam/numba, else ~/.cache/gsam/numba.
 
-    Below it one folder per source text: numba looks at the changes of one file, but the kernels include functions of others. Safe for
-    several processes: numba writes a file aside and renames it; its key holds the processor's features.
+    Below it one folder per source text: numba looks at the changes of one file, but the kernels include functions of
+    others. Safe for several processes: numba writes a file aside and renames it; its key holds the processor's
+    features.
     """
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     base = os.environ.get("NUMBA_CACHE_DIR") or os.path.join(base, "gsam", "numba")
@@ -86,7 +93,9 @@ def torch_threads_kept() -> Iterator[None]:
 
 @contextmanager
 def precompiled() -> Iterator[None]:
-    """While a loader is built, FFCV takes the decoder as it is: ours is compiled already, with caching and without fastmath."""
+    """While a loader is built, FFCV takes the decoder as it is: ours is compiled already, with caching and without
+    fastmath.
+    """
     from ffcv.pipeline.compiler import Compiler
 
     before = Compiler.is_enabled
@@ -107,7 +116,9 @@ def make_epoch_class() -> type:
         """One pass over `order`. Yields (slot's images as a numpy array); always `close` it."""
 
         def __init__(self, loader, order, fill, inspect) -> None:
-            """`fill(buffers)` runs before the first batch, `inspect(buffers of the batch, indices)` after each one and may raise."""
+            """`fill(buffers)` runs before the first batch, `inspect(buffers of the batch, indices)` after each one
+            and may raise.
+            """
             self.fill, self.inspect = fill, inspect
             self.error: BaseException | None = None
             self.held = None  # slot that the consumer is using
@@ -156,8 +167,8 @@ def make_epoch_class() -> type:
             except queue.Empty:
                 faulthandler.dump_traceback(all_threads=True)
                 raise RuntimeError(
-                    f"FFCV gave no batch of {self.loader.fname} within {patience:.0f} s; the stacks of all threads are on stderr. "
-                    "A stalled disk or a hung compilation: try data.workers=1, or data.backend=folder"
+                    f"FFCV gave no batch of {self.loader.fname} within {patience:.0f} s; "
+                    "the stacks of all threads are on stderr. A stalled disk or a hung compilation: try data.workers=1, or data.backend=folder"
                 ) from None
             if message is None:
                 if self.error is not None:

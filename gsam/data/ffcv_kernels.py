@@ -1,8 +1,9 @@
-"""The decoders' machine code: everything that happens to a picture between the .beton file and the batch. Import through ffcv_guard.kernels.
+"""The decoders' machine code: everything that happens to a picture between the .beton file and the batch. Import
+through ffcv_guard.kernels.
 
-Each kernel takes a batch as FFCV's decoders do: (indices, buffers, the field's metadata, the storage's state). What varies is in the buffers, so
-one compilation serves every seed, epoch and augmentation, and numba's cache on disk is hit by every later process. Compiled without fastmath:
-the boxes are those of plain Python.
+Each kernel takes a batch as FFCV's decoders do: (indices, buffers, the field's metadata, the storage's state). What
+varies is in the buffers, so one compilation serves every seed, epoch and augmentation, and numba's cache on disk is
+hit by every later process. Compiled without fastmath: the boxes are those of plain Python.
 """
 
 import ctypes
@@ -15,6 +16,7 @@ from numba import types as nb
 from numba.extending import register_jitable
 
 from gsam.data import bilinear, keyed
+from gsam.data.bilinear import resize_crop
 from gsam.data.ffcv_guard import cacheable
 from gsam.data.keyed import eval_geometry, flipped, inception_box, torchvision_box
 
@@ -46,15 +48,17 @@ compiled_parallel = njit(nogil=True, cache=cacheable(), parallel=True)
 JPEG = 0  # FFCV's mode of a compressed picture; 1 is raw
 INCEPTION, TORCHVISION, WHOLE = 0, 1, 2
 NUM_PARAMETERS = 8  # training: seed, epoch, crop rule, area least and most, aspect least and most, flip probability
-GOOD, UNDECODABLE = 0, 1
+GOOD, BAD = 0, 1  # status of a picture
 
 
 @compiled
 def stored_bytes(field, storage):
-    """The picture's bytes in the mapped file."""
+    """The picture's bytes in the mapped file; none if the file does not say how many."""
     mapped, starts, sizes = storage
     start = field["data_ptr"]
-    return mapped[start : start + sizes[np.searchsorted(starts, start)]]
+    entry = np.searchsorted(starts, start)
+    size = np.int64(0) if entry == len(starts) or starts[entry] != start else np.int64(sizes[entry])
+    return mapped[np.int64(start) : np.int64(start) + size]
 
 
 @compiled
@@ -62,9 +66,7 @@ def decode_jpeg(data, height, width):
     """(pixels (height, width, 3) uint8, 0 if they are good)."""
     # Allocated here rather than in FFCV's buffers, which would hold five batches of the largest picture, pinned.
     pixels = np.empty((height, width, 3), np.uint8)
-    failed = _imdecode(
-        data.ctypes.data, data.size, height, width, pixels.ctypes.data, height, width, 0, 0, 1, 1, 0, 0
-    )
+    failed = _imdecode(data.ctypes.data, data.size, height, width, pixels.ctypes.data, height, width, 0, 0, 1, 1, 0, 0)
     return pixels, failed
 
 
@@ -86,9 +88,13 @@ def train_picture(pixels, index, parameters, out):
     area_min, area_max, aspect_min, aspect_max = parameters[3], parameters[4], parameters[5], parameters[6]
     top, left, rows, columns = 0, 0, height, width
     if rule == INCEPTION:
-        top, left, rows, columns = inception_box(seed, epoch, index, height, width, area_min, area_max, aspect_min, aspect_max)
+        top, left, rows, columns = inception_box(
+            seed, epoch, index, height, width, area_min, area_max, aspect_min, aspect_max
+        )
     elif rule == TORCHVISION:
-        top, left, rows, columns = torchvision_box(seed, epoch, index, height, width, area_min, area_max, aspect_min, aspect_max)
+        top, left, rows, columns = torchvision_box(
+            seed, epoch, index, height, width, area_min, area_max, aspect_min, aspect_max
+        )
     resize_area(pixels, top, left, rows, columns, out)
     if flipped(seed, epoch, index, parameters[7]):
         for row in range(out.shape[0]):
@@ -108,43 +114,41 @@ def eval_picture(pixels, resize, out):
     if rows == height and columns == width:
         out[:] = pixels[top : top + out.shape[0], left : left + out.shape[1]]
     else:
-        bilinear_resize_crop(pixels, rows, columns, top, left, out)
-
-
-bilinear_resize_crop = bilinear.resize_crop
+        resize_crop(pixels, rows, columns, top, left, out)
 
 
 @compiled
 def train_one(index, out, parameters, status, field, storage):
+    status[0] = BAD  # stays so if anything fails: parallel loops swallow exceptions
     data = stored_bytes(field, storage)
     height, width = np.int64(field["height"]), np.int64(field["width"])
-    status[0] = GOOD
     if field["mode"] == JPEG:
         pixels, failed = decode_jpeg(data, height, width)
-        if failed != 0:
-            status[0] = UNDECODABLE
-        else:
+        if failed == 0:
             train_picture(pixels, index, parameters, out)
-    else:
+            status[0] = GOOD
+    elif data.size == 3 * height * width:
         train_picture(data.reshape((height, width, 3)), index, parameters, out)
+        status[0] = GOOD
 
 
 @compiled
 def eval_one(out, parameters, status, field, storage):
+    status[0] = BAD
     data = stored_bytes(field, storage)
     height, width = np.int64(field["height"]), np.int64(field["width"])
-    status[0] = GOOD
     if field["mode"] == JPEG:
         pixels, failed = decode_jpeg(data, height, width)
-        if failed != 0:
-            status[0] = UNDECODABLE
-        else:
+        if failed == 0:
             eval_picture(pixels, np.int64(parameters[0]), out)
-    else:
+            status[0] = GOOD
+    elif data.size == 3 * height * width:
         eval_picture(data.reshape((height, width, 3)), np.int64(parameters[0]), out)
+        status[0] = GOOD
 
 
-# A serial twin of each: with one worker no threading layer is started, which a forked process would inherit in a broken state.
+# A serial twin of each: with one worker no threading layer is started, which a forked process would inherit in a
+# broken state.
 @compiled
 def train_serial(indices, buffers, metadata, storage):
     images, parameters, status = buffers

@@ -1,8 +1,9 @@
 """Backend `folder`: pictures as they lie on disk, decoded by Pillow in worker processes.
 
-Boxes, flips and order are those of the FFCV backend. Pixels of training crops are not: Pillow's BILINEAR is antialiased and interpolates when it
-enlarges, OpenCV's INTER_AREA (FFCV) averages and makes blocks when it enlarges; and a .beton file may hold smaller, recompressed pictures,
-in which the same draw gives another box. Evaluation has torchvision's geometry and filter in both.
+Boxes, flips and order are those of the FFCV backend. Pixels of training crops are not: Pillow's BILINEAR is
+antialiased and interpolates when it enlarges, OpenCV's INTER_AREA (FFCV) averages and makes blocks when it enlarges;
+and a .beton file may hold smaller, recompressed pictures, in which the same draw gives another box. Evaluation has
+torchvision's geometry and filter in both.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ BOXES = {Crop.inception: inception_box, Crop.torchvision: torchvision_box}
 
 
 def build(
-    data: DataConfig, augment: AugmentConfig, split: str, *, batch_size: int, rank: int, world: int, seed: int, train: bool
+    data: DataConfig,
+    augment: AugmentConfig,
+    split: str,
+    *,
+    batch_size: int,
+    rank: int,
+    world: int,
+    seed: int,
+    train: bool,
 ) -> FolderLoader:
     """See gsam.data.build_loader."""
     source = open_source(data.name, data.root, split)
@@ -60,7 +69,9 @@ class FolderLoader:
     def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See gsam.data.Loader. Only one epoch at a time: the worker processes are shared."""
         if self._running:
-            raise RuntimeError("this loader is already in an epoch; close its generator first, or build a second loader")
+            raise RuntimeError(
+                "this loader is already in an epoch; close its generator first, or build a second loader"
+            )
         self._running = True
         self._schedule.start(epoch, skip)
         try:
@@ -69,14 +80,17 @@ class FolderLoader:
             if "DataLoader worker" not in str(error):
                 raise
             raise RuntimeError(
-                f"a data worker process died ({error}); it was killed from outside or ran out of memory: lower data.workers, or free memory"
+                f"a data worker process died ({error}); it was killed from outside or ran out of memory: "
+                "lower data.workers, or free memory"
             ) from error
         finally:
             self._running = False
 
 
 class _Schedule:
-    """Batch sampler: lists of (epoch, index). The epoch travels with each index, so that persistent workers need not be told."""
+    """Batch sampler: lists of (epoch, index). The epoch travels with each index, so that persistent workers need not
+    be told.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.epoch, self.skip = plan, 0, 0
@@ -105,7 +119,11 @@ class _Pictures(Dataset):
         mirrored = flipped(self.seed, epoch, indices, self.augment.flip) if self.train else np.zeros(len(keys), bool)
         for image, index, mirror in zip(images, indices.tolist(), mirrored, strict=True):
             pixels = self.source[index][0]
-            pixels = train_pixels(pixels, self.augment, self.seed, epoch, index) if self.train else eval_pixels(pixels, self.augment)
+            pixels = (
+                train_pixels(pixels, self.augment, self.seed, epoch, index)
+                if self.train
+                else eval_pixels(pixels, self.augment)
+            )
             image[:] = pixels[:, ::-1] if mirror else pixels
         return images, self.source.labels[indices]
 
@@ -116,7 +134,9 @@ def train_pixels(pixels: np.ndarray, augment: AugmentConfig, seed: int, epoch: i
     if augment.crop is Crop.none:
         top, left, rows, columns = 0, 0, height, width
     else:
-        top, left, rows, columns = BOXES[augment.crop](seed, epoch, index, height, width, *augment.area, *augment.aspect)
+        top, left, rows, columns = BOXES[augment.crop](
+            seed, epoch, index, height, width, *augment.area, *augment.aspect
+        )
     return _resize(pixels[top : top + rows, left : left + columns], augment.size, augment.size)
 
 
@@ -139,7 +159,8 @@ def _as_tensors(batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
 
 
 def _ignore_signals(worker: int) -> None:
-    # A scheduler signals the whole process group; the trainer needs its workers for the steps up to the last checkpoint.
+    # A scheduler signals the whole process group; the trainer needs its workers for the steps up to the last
+    # checkpoint.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -149,7 +170,8 @@ _open: weakref.WeakSet[DataLoader] = weakref.WeakSet()
 
 @atexit.register  # after multiprocessing's own hook, hence run before it
 def _end_workers() -> None:
-    # At exit multiprocessing ends its children with SIGTERM, which ours ignore, and waits for them: they must be gone by then.
+    # At exit multiprocessing ends its children with SIGTERM, which ours ignore, and waits for them: they must be gone
+    # by then.
     for loader in list(_open):
         if loader._iterator is not None:
             loader._iterator._shutdown_workers()

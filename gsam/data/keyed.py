@@ -1,8 +1,8 @@
 """Random draws that depend on (seed, epoch, index) and on nothing else: crops, flips and the order of an epoch.
 
-Worker count, batch size, rank and backend cannot change a draw, so a run resumed in the middle of an epoch, or started on another number of
-GPUs, sees the same pictures. Plain Python, no state; `ffcv_kernels` has numba compile this same source. `epoch`, `index` and `attempt` are
-counters of the generator, `seed` its key: seeds 0 to 2**32 - 1.
+Worker count, batch size, rank and backend cannot change a draw, so a run resumed in the middle of an epoch, or
+started on another number of GPUs, sees the same pictures. Plain Python, no state; `ffcv_kernels` has numba compile
+this same source. `epoch`, `index` and `attempt` are counters of the generator, `seed` its key: seeds 0 to 2**32 - 1.
 
 Sources: Philox4x32-10, Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011); TensorFlow's kernel of
 `sample_distorted_bounding_box`; torchvision's `RandomResizedCrop`.
@@ -21,8 +21,8 @@ INCEPTION_ATTEMPTS, TORCHVISION_ATTEMPTS = 100, 10
 def words(seed, epoch, index, attempt, stream):
     """Four independent words of 32 bits, one call of Philox4x32-10.
 
-    Arguments and results are int, or int64 arrays that broadcast. Compiled and numpy products wrap at 64 bits where Python's do not; only bits
-    below 64 are ever kept, so all three agree.
+    Arguments and results are int, or int64 arrays that broadcast. Compiled and numpy products wrap at 64 bits where
+    Python's do not; only bits below 64 are ever kept, so all three agree.
     """
     key0, key1 = seed & WORD, (seed >> 32) & WORD
     c0, c1, c2, c3 = index & WORD, epoch & WORD, attempt & WORD, stream & WORD
@@ -45,15 +45,19 @@ def between(word, low, high):
 
 
 def flipped(seed, epoch, index, probability):
-    """Whether this picture is mirrored, drawn with `probability` (0 to 1); `index` may be an int64 array, then bool of its shape."""
+    """Whether this picture is mirrored, drawn with `probability` (0 to 1); `index` may be an int64 array, then bool
+    of its shape.
+    """
     return between(words(seed, epoch, index, 0, FLIP_STREAM)[0], 0.0, 1.0) < probability
 
 
 def inception_box(seed, epoch, index, height, width, area_min, area_max, aspect_min, aspect_max):
-    """Crop box (top, left, rows, columns) in pixels by TensorFlow's rule (`sample_distorted_bounding_box`, the whole picture as object).
+    """Crop box (top, left, rows, columns) in pixels by TensorFlow's rule (`sample_distorted_bounding_box`, the whole
+    picture as object).
 
-    The aspect ratio is uniform, then the height is uniform over what the area range (fractions of the picture) allows: small crops come more
-    often than with torchvision's rule. After 100 failures the whole picture. As in TensorFlow the last possible offset is never drawn.
+    The aspect ratio is uniform, then the height is uniform over what the area range (fractions of the picture)
+    allows: small crops come more often than with torchvision's rule. After 100 failures the whole picture. As in
+    TensorFlow the last possible offset is never drawn.
     """
     least, most = area_min * height * width, area_max * height * width
     for attempt in range(INCEPTION_ATTEMPTS):
@@ -79,7 +83,8 @@ def inception_box(seed, epoch, index, height, width, area_min, area_max, aspect_
 def torchvision_box(seed, epoch, index, height, width, area_min, area_max, aspect_min, aspect_max):
     """Crop box (top, left, rows, columns) in pixels by the rule of torchvision's `RandomResizedCrop`.
 
-    The area is uniform and the logarithm of the aspect ratio is uniform; after 10 failures a centred crop with its ratio inside the bounds.
+    The area is uniform and the logarithm of the aspect ratio is uniform; after 10 failures a centred crop with its
+    ratio inside the bounds.
     """
     for attempt in range(TORCHVISION_ATTEMPTS):
         word_area, word_aspect, word_top, word_left = words(seed, epoch, index, attempt, CROP_STREAM)
@@ -94,9 +99,11 @@ def torchvision_box(seed, epoch, index, height, width, area_min, area_max, aspec
 
 
 def eval_geometry(height, width, resize, size):
-    """(rows, columns) after torchvision's Resize(`resize`), then (top, left) of its CenterCrop(`size`): four ints, pixels.
+    """(rows, columns) after torchvision's Resize(`resize`), then (top, left) of its CenterCrop(`size`): four ints,
+    pixels.
 
-    The shorter side becomes `resize`, the longer one is truncated; the offset rounds half to even. Needs resize >= size.
+    The shorter side becomes `resize`, the longer one is truncated; the offset rounds half to even. Needs resize >=
+    size.
     """
     if height <= width:
         rows, columns = resize, int(resize * width / height)

@@ -43,16 +43,22 @@ def read_manifest(root: str, split: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             manifest = json.load(file)
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing: {split}.beton was not written to its end, or its manifest was not copied along") from None
+        raise ValueError(
+            f"{path} is missing: {split}.beton was not written to its end, or its manifest was not copied along"
+        ) from None
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} cannot be read ({error})") from error
     if manifest.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{path} has format version {manifest.get('format_version')}, this code reads {FORMAT_VERSION}")
+        raise ValueError(
+            f"{path} has format version {manifest.get('format_version')}, this code reads {FORMAT_VERSION}"
+        )
     return manifest
 
 
 def beton_problem(data: DataConfig, split: str) -> str | None:
-    """What is wrong with the .beton of a split, with the way out; None if nothing is. Reads the manifest and the file's size only."""
+    """What is wrong with the .beton of a split, with the way out; None if nothing is. Reads the manifest and the
+    file's size only.
+    """
     root = ffcv_root(data)
     path = beton_path(root, split)
     way_out = f"write it with `{write_command(data)}"

@@ -1,4 +1,6 @@
-"""Sources: the pictures of a split by index, as uint8 RGB arrays. The folder backend and the FFCV writer read the same ones."""
+"""Sources: the pictures of a split by index, as uint8 RGB arrays. The folder backend and the FFCV writer read the
+same ones.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,14 @@ class ImageFolder:
         for name in classes:
             found = _pictures(os.path.join(self.folder, name))
             if not found:
-                raise ValueError(f"data.root={root}: {os.path.join(self.folder, name)} holds no picture; fill the folder or remove the class")
+                raise ValueError(
+                    f"data.root={root}: {os.path.join(self.folder, name)} holds no picture; "
+                    "fill the folder or remove the class"
+                )
             names += [os.fsencode(picture) for picture in found]
             counts.append(len(found))
-        # One fixed-width array: a million str objects would be copied into every worker, page by page, as they are counted.
+        # One fixed-width array: a million str objects would be copied into every worker, page by page, as they are
+        # counted.
         self.names = np.array(names)
         self.labels = np.repeat(np.arange(len(classes)), counts)
 
@@ -63,7 +69,9 @@ class ImageFolder:
 
 
 def imagefolder(root: str, split: str) -> ImageFolder:
-    """Any data set in ImageNet's layout. Raises ValueError as `imagefolder_classes`, and for a class without pictures."""
+    """Any data set in ImageNet's layout. Raises ValueError as `imagefolder_classes`, and for a class without
+    pictures.
+    """
     return ImageFolder(root, split, imagefolder_classes(root, split))
 
 
@@ -82,7 +90,9 @@ def imagenet(root: str, split: str) -> ImageFolder:
 
 
 def imagenet_classes(root: str, split: str) -> tuple[str, ...]:
-    """The class folders, which must be exactly the 1000 of timm's list: then a label means what it means to any ImageNet model."""
+    """The class folders, which must be exactly the 1000 of timm's list: then a label means what it means to any
+    ImageNet model.
+    """
     classes = _class_folders(root, split)
     _same_classes(root, split, classes, imagenet_synsets(), "ImageNet's 1000 (timm's imagenet_synsets.txt)")
     return tuple(classes)
@@ -95,18 +105,25 @@ def imagenet_synsets() -> list[str]:
 
 
 def read_rgb(path: str) -> np.ndarray:
-    """A picture file as uint8 (H, W, 3) RGB; grey, CMYK, palette and alpha pictures are converted. Raises ValueError naming the file."""
+    """A picture file as uint8 (H, W, 3) RGB; grey, CMYK, palette and alpha pictures are converted. Raises ValueError
+    naming the file.
+    """
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, DecompressionBombError, ...
-        raise ValueError(f"{path} cannot be decoded ({type(error).__name__}: {error}); replace or remove the file") from error
+        raise ValueError(
+            f"{path} cannot be decoded ({type(error).__name__}: {error}); replace or remove the file"
+        ) from error
 
 
 def _class_folders(root: str, split: str) -> list[str]:
     folder = os.path.join(root, split)
     if not root or not os.path.isdir(folder):
-        raise ValueError(f"data.root={root}: the folder {folder or split} does not exist; set data.root to a folder with train/<class>/ and val/<class>/")
+        raise ValueError(
+            f"data.root={root}: the folder {folder or split} does not exist; "
+            "set data.root to a folder with train/<class>/ and val/<class>/"
+        )
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise ValueError(f"data.root={root}: {folder} has no class folders; pictures belong into {folder}/<class>/")
@@ -116,8 +133,11 @@ def _class_folders(root: str, split: str) -> list[str]:
 def _same_classes(root: str, split: str, found: list[str], wanted: list[str], whose: str) -> None:
     extra, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
     if extra or missing:
-        listed = [f"{len(names)} {word} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-                  for word, names in (("too many", extra), ("missing", missing)) if names]
+        listed = [
+            f"{len(names)} {word} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+            for word, names in (("too many", extra), ("missing", missing))
+            if names
+        ]
         raise ValueError(
             f"data.root={root}: the class folders of {os.path.join(root, split)} are not {whose}: {'; '.join(listed)}; "
             "remove or add these folders, labels would be shifted"
@@ -129,5 +149,7 @@ def _pictures(folder: str) -> list[str]:
     found = []
     for where, _, files in os.walk(folder):
         inside = os.path.relpath(where, folder)
-        found += [name if inside == "." else os.path.join(inside, name) for name in files if name.lower().endswith(EXTENSIONS)]
+        found += [
+            name if inside == "." else os.path.join(inside, name) for name in files if name.lower().endswith(EXTENSIONS)
+        ]
     return sorted(found)

@@ -1,7 +1,7 @@
 """Write a source into .beton files: unshuffled, whole or not at all, each with a manifest (gsam.data.manifest).
 
-FFCV's own writer waits for ever when a worker dies or a picture fails. This one uses its file format and allocator under a loop that watches its
-workers, and lists every bad picture instead of stopping at the first.
+FFCV's own writer waits for ever when a worker dies or a picture fails. This one uses its file format and allocator
+under a loop that watches its workers, and lists every bad picture instead of stopping at the first.
 """
 
 from __future__ import annotations
@@ -65,11 +65,13 @@ def write_dataset(
     overwrite: bool = False,
     report: Report | None = None,
 ) -> list[str]:
-    """Write <out>/<split>.beton and <split>.json for each split; returns the splits written, without those already there.
+    """Write <out>/<split>.beton and <split>.json for each split; returns the splits written, without those already
+    there.
 
-    `name` is a key of SOURCES, `root` its folder, `preset` a key of PRESETS (None: the source's own). A file that is there but was made from
-    something else is only replaced with `overwrite`. Raises ValueError for bad arguments, missing data, unreadable pictures (all listed) or
-    another writer at work, RuntimeError if a worker process died; then no new file is left.
+    `name` is a key of SOURCES, `root` its folder, `preset` a key of PRESETS (None: the source's own). A file that is
+    there but was made from something else is only replaced with `overwrite`. Raises ValueError for bad arguments,
+    missing data, unreadable pictures (all listed) or another writer at work, RuntimeError if a worker process died;
+    then no new file is left.
     """
     if name not in SOURCES:
         raise ValueError(f"source {name} is unknown; choose one of {', '.join(SOURCES)}")
@@ -90,20 +92,26 @@ def write_dataset(
     return written
 
 
-def terminal_report(what: str, done: int, total: int, seconds: float) -> None:
-    """Progress on stderr with the time left: one changing line on a terminal, else a line per tenth."""
-    if not total:
-        return
-    left = seconds / done * (total - done) if done else float("nan")
-    line = f"{what}: {done:,}/{total:,} ({100 * done / total:.0f} %), {done / max(seconds, 1e-9):,.0f}/s, {left:,.0f} s left"
-    if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-    elif done == total or done * 10 // total != _last.get(what):
-        _last[what] = done * 10 // total
-        print(line, file=sys.stderr, flush=True)
+def terminal_report() -> Report:
+    """Progress on stderr with the time left: one changing line on a terminal, elsewhere a line every ten seconds."""
+    on_terminal, next_s, last = sys.stderr.isatty(), 0.0, ("", 0)
 
+    def report(what: str, done: int, total: int, seconds: float) -> None:
+        nonlocal next_s, last
+        if not done or (what, done) == last or (done < total and time.monotonic() < next_s):
+            return
+        next_s, last = time.monotonic() + (0.5 if on_terminal else 10.0), (what, done)
+        rate = done / max(seconds, 1e-9)
+        left = f"{(total - done) / rate:,.0f} s left"
+        line = f"{what}: {done:,}/{total:,} ({100 * done / total:.0f} %), {rate:,.0f}/s, {left}"
+        print(
+            f"\r\033[K{line}" if on_terminal else line,
+            end="" if on_terminal and done < total else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
-_last: dict[str, int] = {}
+    return report
 
 
 @contextmanager
@@ -133,7 +141,9 @@ def _present(name: str, out: str, split: str, preset: str) -> bool:
     wanted = {"source": name, "preset": preset, "split": split, "size_bytes": os.path.getsize(path)}
     for key, value in wanted.items():
         if manifest.get(key) != value:
-            raise ValueError(f"{path} exists, but with {key}={manifest.get(key)} instead of {value}; use --overwrite or another --out")
+            raise ValueError(
+                f"{path} exists with {key}={manifest.get(key)} instead of {value}; use --overwrite or another --out"
+            )
     return True
 
 
@@ -141,8 +151,8 @@ def _write_split(source: Source, name: str, split: str, out: str, preset: str, w
     path, how = beton_path(out, split), PRESETS[preset]
     unfinished = path + ".tmp"
     try:
-        _write_beton(source, unfinished, how, workers, split, report)
-        digest = _sha256(unfinished, f"{split} checksum", report)
+        _write_beton(source, unfinished, how, workers, f"{split}, pictures", report)
+        digest = _sha256(unfinished, f"{split} checksum, MiB", report)
         content = {
             "format_version": FORMAT_VERSION,
             "source": name,
@@ -183,7 +193,7 @@ def _sha256(path: str, what: str, report: Report) -> str:
         while block := file.read(1 << 24):
             digest.update(block)
             done += len(block)
-            report(what + " (bytes)", done, total, time.monotonic() - start)
+            report(what, done >> 20, total >> 20, time.monotonic() - start)
     return digest.hexdigest()
 
 
@@ -206,8 +216,11 @@ def _write_beton(source: Source, path: str, how: Preset, workers: int, what: str
             bad.sort()
             listed = "".join(f"\n  {source.describe(index)}: {why}" for index, why in bad[:LISTED])
             more = f"\n  and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-            raise ValueError(f"{len(bad)} of {len(source)} pictures cannot be stored; replace or remove them:{listed}{more}")
-        writer.finalize(allocations)
+            raise ValueError(
+                f"{len(bad)} of {len(source)} pictures cannot be stored; replace or remove them:{listed}{more}"
+            )
+        # As tuples: handed arrays of unequal length, FFCV would write an empty table without a word.
+        writer.finalize(np.concatenate(allocations).tolist())
     finally:
         writer.metadata_sm.close()
         writer.metadata_sm.unlink()
@@ -224,9 +237,13 @@ def _run_workers(
     try:
         for _ in range(workers):
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_worker, args=(source, writer, allocator, next_chunk, done, theirs), daemon=True)
+            process = context.Process(
+                target=_worker, args=(source, writer, allocator, next_chunk, done, theirs), daemon=True
+            )
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # Python >= 3.12 warns of forks beside threads; the child uses none
+                warnings.simplefilter(
+                    "ignore", DeprecationWarning
+                )  # Python >= 3.12 warns of forks beside threads; the child uses none
                 process.start()
             theirs.close()
             pipes[ours] = process
@@ -239,8 +256,8 @@ def _run_workers(
                     process = pipes[pipe]
                     process.join()
                     raise RuntimeError(
-                        f"a writing process died (exit code {process.exitcode}; -9 is typical of too little memory); nothing was kept: "
-                        "run again, with fewer --workers if memory was short"
+                        f"a writing process died (exit code {process.exitcode}; -9 is typical of too little memory); "
+                        "nothing was kept: run again, with fewer --workers if memory was short"
                     ) from None
                 if kind == "bad":
                     bad.append(tuple(content))
@@ -256,7 +273,9 @@ def _run_workers(
 
 
 def _worker(source: Source, writer: Any, allocator: Any, next_chunk: Any, done: Any, pipe: Connection) -> None:
-    """Store chunks until none is left; sends ("bad", index, why) for each picture that fails and ("end", allocation table)."""
+    """Store chunks until none is left; sends ("bad", index, why) for each picture that fails and ("end", allocation
+    table).
+    """
     from ffcv.writer import handle_sample
 
     parent = os.getppid()
