@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--weights", choices=["raw", "ema"], default="raw", help="which weights (default: %(default)s)")
     parser.add_argument("--checkpoint", default="last.pt", help="whose results (default: %(default)s)")
     parser.add_argument("--docs", type=Path, metavar="PAGE.md", help="also write this page and img/PAGE.png beside it")
-    parser.add_argument("--command", action="append", metavar="TEXT", help="a command that made the runs, for the page; repeatable")
+    parser.add_argument("--command", action="append", metavar="TEXT", help="a command that made the runs; repeatable")
     arguments = parser.parse_args()
 
     from rich.console import Console

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -14,7 +15,7 @@ EVAL_KEY = ("evalset", "weights", "step")
 
 @dataclass
 class Run:
-    """One run folder. Rows are the JSON objects of its files, in order of writing, with replaced ones left out.
+    """One run folder. Rows are the JSON objects of its files, with replaced ones left out; train and evals by step.
 
     train: one row per logged step · evals: evaluations during training · results: rows of evaluate.py ·
     done: the run says it finished · problems: what was wrong with the folder, for the reader.
@@ -74,8 +75,9 @@ def read_run(folder: Path | str) -> Run:
     else:
         run.problems.append("meta.json is missing")
     metrics = _rows(folder / "metrics.jsonl", run.problems, wanted=True)
-    run.train = _latest([row for row in metrics if row.get("kind") == "train"], ("step",))
-    run.evals = _latest([row for row in metrics if row.get("kind") == "eval"], EVAL_KEY)
+    by_step = partial(sorted, key=lambda row: row.get("step", 0))
+    run.train = by_step(_latest([row for row in metrics if row.get("kind") == "train"], ("step",)))
+    run.evals = by_step(_latest([row for row in metrics if row.get("kind") == "eval"], EVAL_KEY))
     results = _rows(folder / "results.jsonl", run.problems, wanted=False)
     run.results = _latest([row for row in results if row.get("kind") == "result"], RESULT_KEY)
     if not run.done:

@@ -35,9 +35,11 @@ def gaussian_taps(sigma: float, reach: int) -> np.ndarray:
 
 @cache
 def defocus_kernel(radius: float, sigma: float) -> np.ndarray:
-    """The disc i^2 + j^2 <= radius^2, its edge smoothed by a Gaussian of `sigma`. float32, sum 1.
+    """The disc i^2 + j^2 <= radius^2, of sum 1, its edge smoothed by a Gaussian of `sigma`. float32.
 
-    (17, 17) for a radius up to 8, (2 ceil(radius) + 1) squared above. Do not write to it: it is cached.
+    (17, 17) for a radius up to 8, (2 ceil(radius) + 1) squared above. Read-only, since it is cached. Where the disc
+    touches the grid's edge (224 pixels, severities 4 and 5) smoothing reflects at that edge and the sum becomes 1.013
+    and 1.011: the published sets have this slight brightening, so it is kept.
     """
     reach = 8 if radius <= 8 else int(np.ceil(radius))
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]

@@ -1,0 +1,210 @@
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
+from PIL import Image
+from scipy import ndimage
+
+from gsam.eval.corruptions import CONSTANTS, CORRUPTIONS, PRESETS, SEVERITIES, corrupt, preset_for
+from gsam.eval.corruptions.blur import defocus_kernel
+from gsam.eval.corruptions.constants import length_scale
+
+from .pictures import clothes, fashion_mnist, gradient, mad
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+# OpenCV and libjpeg may differ by a grey level between builds and processors; the rest is exact arithmetic.
+FROM_LIBRARIES = {"defocus_blur": 1, "gaussian_blur": 1, "jpeg_compression": 8}
+RANDOM = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
+
+
+def severities(name, image, **options):
+    return np.stack([corrupt(image, name, s, seed=0, index=3, **options) for s in SEVERITIES])
+
+
+def plain(image, name, severity, **options):
+    return corrupt(image, name, severity, seed=0, index=0, save_jpeg85=False, **options)
+
+
+@pytest.mark.parametrize("size", PRESETS)
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_golden(name, size):
+    """The five severities of one synthetic picture, before the benchmark's JPEG save."""
+    copies = severities(name, gradient(size), save_jpeg85=False)
+    if name not in FROM_LIBRARIES:
+        hashes = json.loads((GOLDEN / "corruptions.json").read_text())
+        assert hashlib.sha256(copies.tobytes()).hexdigest() == hashes[f"{name}/{size}"]
+    elif size == 32:
+        wanted = np.load(GOLDEN / "corruptions.npz")[name]
+        assert np.abs(copies.astype(int) - wanted).max() <= FROM_LIBRARIES[name]
+        assert mad(copies, wanted) <= 0.05
+
+
+@pytest.mark.parametrize("size", PRESETS)
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_every_severity_is_defined_and_changes_the_picture(name, size):
+    assert all(len(CONSTANTS[name][preset]) == 5 for preset in PRESETS)
+    image = gradient(size)
+    before = image.copy()
+    for copy in severities(name, image):
+        assert copy.dtype == np.uint8 and copy.shape == image.shape and mad(copy, image) > 0
+    assert np.array_equal(image, before)
+
+
+@pytest.mark.parametrize("name", [name for name in CORRUPTIONS if name != "saturate"])  # grows grey, then colourful
+def test_severity_grows(name):
+    rng = np.random.default_rng(0)
+    textured = np.clip(gradient(32) + rng.normal(0, 25, (32, 32, 3)), 0, 255).astype(np.uint8)
+    steps = [mad(copy, textured) for copy in severities(name, textured)]
+    assert steps == sorted(steps) and steps[0] < steps[-1]
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_copy_depends_on_its_four_numbers_only(name):
+    image = gradient(32)
+    one = corrupt(image, name, 3, seed=5, index=7)
+    corrupt(image, name, 4, seed=9, index=1)
+    assert np.array_equal(one, corrupt(image, name, 3, seed=5, index=7))
+    others = [corrupt(image, name, 3, seed=5, index=8), corrupt(image, name, 3, seed=6, index=7)]
+    assert all(np.array_equal(one, other) != (name in RANDOM) for other in others)
+
+
+def test_corruptions_have_streams_of_their_own():
+    grey = np.full((32, 32, 3), 128, np.uint8)
+    noise = [
+        corrupt(grey, n, s, seed=0, index=0).astype(float) - 128
+        for n, s in (("gaussian_noise", 3), ("gaussian_noise", 4), ("speckle_noise", 3))
+    ]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert abs(np.corrcoef(noise[i].ravel(), noise[j].ravel())[0, 1]) < 0.1
+
+
+def test_values_are_truncated_not_rounded():
+    # Contrast 0.75 on levels 0 and 3: mean 1.5, so 0.375 and 2.625.
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:16] = 3
+    assert set(np.unique(corrupt(image, "contrast", 1, seed=0, index=0))) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("size", "published"), [(224, (15.38, 22.52, 32.41, 44.14, 58.75)), (32, (7.9, None, 15.6, None, 19.3))]
+)
+def test_gaussian_noise_is_as_strong_as_published(size, published):
+    """MAD of the original scripts on photographs; indicative on another picture, since clipping depends on it."""
+    image = gradient(size)
+    for severity, wanted in zip(SEVERITIES, published, strict=True):
+        if wanted is not None:
+            assert mad(plain(image, "gaussian_noise", severity), image) == pytest.approx(wanted, rel=0.04)
+
+
+@pytest.mark.parametrize(("severity", "rate"), [(1, 0.03), (2, 0.06), (3, 0.09), (4, 0.17), (5, 0.27)])
+def test_impulse_noise_hits_values_at_its_rate_half_of_them_white(severity, rate):
+    grey = np.full((224, 224, 3), 100, np.uint8)
+    copy = plain(grey, "impulse_noise", severity)
+    n = copy.size
+    assert set(np.unique(copy)) == {0, 100, 255}
+    assert (copy != 100).mean() == pytest.approx(rate, abs=4 * (rate * (1 - rate) / n) ** 0.5)
+    assert (copy == 255).mean() == pytest.approx(rate / 2, abs=4 * (rate / 2 / n) ** 0.5)
+
+
+def test_shot_noise_has_poisson_variance():
+    grey = np.full((224, 224, 3), 64, np.uint8)
+    copy = plain(grey, "shot_noise", 1) / 255
+    assert copy.mean() == pytest.approx(64 / 255, abs=0.004)  # truncation takes half a grey level
+    assert copy.var() == pytest.approx(64 / 255 / 60, rel=0.02)
+
+
+@pytest.mark.parametrize("size", PRESETS)
+def test_defocus_kernels(size):
+    for severity, (radius, sigma) in enumerate(CONSTANTS["defocus_blur"][size], start=1):
+        kernel = defocus_kernel(radius, sigma)
+        reach = 8 if radius <= 8 else radius
+        assert kernel.shape == (2 * reach + 1, 2 * reach + 1) and kernel.dtype == np.float32
+        # The published kernels brighten by about 1 % where their disc touches the grid's edge.
+        wanted = {(224, 4): 1.012975, (224, 5): 1.010786}.get((size, severity), 1.0)
+        assert kernel.sum(dtype=np.float64) == pytest.approx(wanted, abs=1e-6) and kernel.min() >= 0
+        # Symmetric up to OpenCV's order of additions.
+        for flipped in (kernel.T, kernel[::-1], kernel[:, ::-1]):
+            np.testing.assert_allclose(kernel, flipped, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", PRESETS)
+def test_blurs_equal_scipys(size):
+    image = gradient(size)
+    for severity in SEVERITIES:
+        kernel = defocus_kernel(*CONSTANTS["defocus_blur"][size][severity - 1])
+        wanted = ndimage.correlate(image / 255, kernel[:, :, None].astype(float), mode="mirror")
+        copy = plain(image, "defocus_blur", severity)
+        assert np.abs(copy - np.clip(wanted, 0, 1) * 255).max() <= 1.001  # truncation
+        sigma = CONSTANTS["gaussian_blur"][size][severity - 1]
+        wanted = ndimage.gaussian_filter(image / 255, (sigma, sigma, 0), mode="nearest", truncate=4)
+        assert np.abs(plain(image, "gaussian_blur", severity) - wanted * 255).max() <= 1.001
+
+
+@pytest.mark.parametrize("size", PRESETS)
+def test_contrast_keeps_the_channel_means(size):
+    image = gradient(size)
+    for severity in SEVERITIES:
+        difference = plain(image, "contrast", severity).mean((0, 1)) - image.mean((0, 1))
+        assert np.all(difference <= 1e-9) and np.all(difference > -1)  # truncation lowers it by less than one level
+
+
+@pytest.mark.parametrize("size", PRESETS)
+def test_brightness_and_saturate_equal_their_definition_in_hsv(size):
+    image = gradient(size)
+    hsv = rgb_to_hsv(image / 255)
+    for severity in SEVERITIES:
+        bright, colour = hsv.copy(), hsv.copy()
+        bright[..., 2] = np.clip(bright[..., 2] + CONSTANTS["brightness"][size][severity - 1], 0, 1)
+        factor, shift = CONSTANTS["saturate"][size][severity - 1]
+        colour[..., 1] = np.clip(colour[..., 1] * factor + shift, 0, 1)
+        for name, wanted in (("brightness", bright), ("saturate", colour)):
+            assert np.abs(plain(image, name, severity) - hsv_to_rgb(wanted) * 255).max() <= 1.001
+
+
+def test_saturate_reddens_grey():
+    copy = plain(np.full((224, 224, 3), 100, np.uint8), "saturate", 5)
+    assert copy[0, 0].tolist() == [100, 80, 80]
+
+
+def test_jpeg85_save_by_preset():
+    for size, saved in ((32, False), (64, True), (224, True)):
+        image = gradient(size)
+        raw, default = plain(image, "gaussian_noise", 3), corrupt(image, "gaussian_noise", 3, seed=0, index=0)
+        buffer = io.BytesIO()
+        Image.fromarray(raw).save(buffer, "JPEG", quality=85, optimize=True)
+        assert np.array_equal(default, np.asarray(Image.open(buffer)) if saved else raw)
+        assert np.array_equal(corrupt(image, "gaussian_noise", 3, seed=0, index=0, save_jpeg85=saved), default)
+
+
+def test_presets_and_lengths():
+    sides = (28, 32, 45, 46, 64, 119, 120, 224, 500)
+    assert [preset_for(side, side + 9) for side in sides] == [32, 32, 32, 64, 64, 64, 224, 224, 224]
+    assert length_scale(28, 28, 32) == length_scale(36, 40, 32) == length_scale(224, 300, 224) == 1.0
+    assert length_scale(448, 600, 224) == 2.0
+    # A picture twice as large, blurred twice as far, is the same picture. Away from the border, which differs.
+    small, large = gradient(224), gradient(224).repeat(2, 0).repeat(2, 1)
+    blurred = corrupt(large, "gaussian_blur", 3, seed=0, index=0, save_jpeg85=False)[::2, ::2]
+    assert mad(blurred[40:-40, 40:-40], plain(small, "gaussian_blur", 3)[40:-40, 40:-40]) < 1
+
+
+def test_wrong_arguments_are_named():
+    image = gradient(32)
+    with pytest.raises(ValueError, match="'gausian_noise'; did you mean 'gaussian_noise'"):
+        corrupt(image, "gausian_noise", 3, seed=0, index=0)
+    with pytest.raises(ValueError, match="severity=6"):
+        corrupt(image, "contrast", 6, seed=0, index=0)
+    with pytest.raises(ValueError, match="preset=128"):
+        corrupt(image, "contrast", 3, seed=0, index=0, preset=128)
+    with pytest.raises(ValueError, match="float64"):
+        corrupt(image / 255, "contrast", 3, seed=0, index=0)
+
+
+@fashion_mnist
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_28_pixel_pictures_use_the_32_pixel_constants_unscaled(name):
+    image, _ = clothes()[12]
+    assert np.array_equal(corrupt(image, name, 3, seed=0, index=0), corrupt(image, name, 3, seed=0, index=0, preset=32))
