@@ -213,18 +213,15 @@ def prepare(data: DataConfig) -> list[str]:
     Only for SOURCES marked automatic (Fashion-MNIST, seconds); anything else is left to scripts/write_ffcv.py, which
     `check` names.
     """
-    from gsam.data.manifest import beton_problem
+    from gsam.data.manifest import missing_splits
 
     if data.backend is not Backend.ffcv or not SOURCES[data.name].automatic:
         return []
-    missing = [split for split in SPLITS if beton_problem(data, split) is not None]
+    missing = missing_splits(data)
     if missing:
         from gsam.data.write import write_dataset
 
-        out = ffcv_root(data)
-        write_dataset(
-            data.name, data.root, out, preset=SOURCES[data.name].preset, splits=missing, workers=1, overwrite=True
-        )
+        write_dataset(data.name, data.root, ffcv_root(data), splits=missing, workers=1)
     return missing
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 from gsam.data import SOURCES, SPLITS, AugmentConfig, Backend, Crop, DataConfig, class_names
-from gsam.data.manifest import beton_problem
+from gsam.data.manifest import beton_problem, missing_splits
 
 
 def cores() -> int:
@@ -30,7 +30,7 @@ def augment_problems(augment: AugmentConfig) -> Iterator[str]:
         yield f"augment.size={augment.size} is not positive; 224 is usual"
     if augment.eval_resize < augment.size:
         yield (
-            f"augment.eval_resize={augment.eval_resize} is smaller than augment.size={augment.size}, so the centre crop "
+            f"augment.eval_resize={augment.eval_resize} is less than augment.size={augment.size}: the centre crop "
             f"would leave the picture; set augment.eval_resize to {augment.size} or more"
         )
     if not 0 <= augment.flip <= 1:
@@ -68,15 +68,15 @@ def data_problems(data: DataConfig) -> Iterator[str]:
 
 def _ffcv_problems(data: DataConfig) -> Iterator[str]:
     if importlib.util.find_spec("ffcv") is None:
-        yield "data.backend=ffcv but ffcv is not installed; run scripts/setup.sh, or set data.backend=folder (same crops)"
+        yield "data.backend=ffcv but ffcv is not installed; run scripts/setup.sh, or set data.backend=folder"
         return
     if not data.root and not data.ffcv_root:
         yield "data.ffcv_root and data.root are empty; name the folder of train.beton and val.beton in data.ffcv_root"
         return
-    problems = [problem for split in SPLITS if (problem := beton_problem(data, split)) is not None]
-    if problems and SOURCES[data.name].automatic:  # prepare() will write the files, if it can
-        problems = list(_source_problems(data))
-    yield from problems
+    if SOURCES[data.name].automatic and missing_splits(data):  # prepare() will write the files, if it can
+        yield from _source_problems(data)
+        return
+    yield from (problem for split in SPLITS if (problem := beton_problem(data, split)) is not None)
 
 
 def _source_problems(data: DataConfig) -> Iterator[str]:

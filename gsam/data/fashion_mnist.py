@@ -84,7 +84,8 @@ def _locate(root: str) -> str:
     raise ValueError(
         f"data.root={root}: Fashion-MNIST's {_missing(root)[0]} is missing; get the four files with "
         "`apt install dataset-fashion-mnist`, or let torchvision download them: "
-        f"`python -c \"from gsam.data import fashion_mnist as f; f.fetch_fashion_mnist('{root or 'data/fashion_mnist'}')\"`"
+        '`python -c "from gsam.data import fashion_mnist as f; '
+        f"f.fetch_fashion_mnist('{root or 'data/fashion_mnist'}')\"`"
     )
 
 

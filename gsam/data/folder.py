@@ -28,20 +28,10 @@ from gsam.data.sources import Source
 BOXES = {Crop.inception: inception_box, Crop.torchvision: torchvision_box}
 
 
-def build(
-    data: DataConfig,
-    augment: AugmentConfig,
-    split: str,
-    *,
-    batch_size: int,
-    rank: int,
-    world: int,
-    seed: int,
-    train: bool,
-) -> FolderLoader:
+def build(data: DataConfig, augment: AugmentConfig, split: str, **which) -> FolderLoader:
     """See gsam.data.build_loader."""
     source = open_source(data.name, data.root, split)
-    plan = make_plan(data, len(source), batch_size=batch_size, rank=rank, world=world, seed=seed, train=train)
+    plan = make_plan(data, len(source), **which)
     workers = 0 if data.workers is None and source.in_memory else workers_of(data)
     return FolderLoader(source, augment, plan, workers)
 
@@ -62,6 +52,7 @@ class FolderLoader:
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_ignore_signals,
+            generator=torch.Generator(),  # each epoch draws a seed for its workers; not from the training's numbers
         )
         self._running = False
         _open.add(self._loader)

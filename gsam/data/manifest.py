@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gsam.data import SOURCES, DataConfig, ffcv_root
+from gsam.data import SOURCES, SPLITS, DataConfig, ffcv_root
 
 FORMAT_VERSION = 1
 
@@ -53,6 +53,11 @@ def read_manifest(root: str, split: str) -> dict[str, Any]:
             f"{path} has format version {manifest.get('format_version')}, this code reads {FORMAT_VERSION}"
         )
     return manifest
+
+
+def missing_splits(data: DataConfig) -> list[str]:
+    """Splits without a .beton file."""
+    return [split for split in SPLITS if not os.path.exists(beton_path(ffcv_root(data), split))]
 
 
 def beton_problem(data: DataConfig, split: str) -> str | None:
