@@ -32,7 +32,7 @@ these runs has been repeated here. Results of your own runs come from `scripts/r
 ## Number of GPUs
 
 The effective batch is always 4096. One perturbation is computed from m = 64 images, whatever the number of GPUs:
-`optimizer.group_size: 64` cuts each rank's share of the batch into groups of 64 that are worked off one after the other,
+`optimizer.group_size: 64` cuts each rank's share of the batch into groups of 64, worked off one after the other,
 so the memory needed is that of 64 images. The update is the same for every row, up to rounding. `accumulate` splits a
 group further, to save memory. Vanilla has no groups: its column keeps 64 images at a time, and BatchNorm's statistics
 over 64 images, as for the other two.
@@ -68,20 +68,13 @@ def row(model: str, method: str, numbers: list[float]) -> str:
     epochs = float(str(config.train.epochs).removesuffix("ep"))
     steps = round(TRAINING_PICTURES["imagenet"] * epochs / config.train.batch_size)
     cost = steps * config.train.batch_size * passes / 1e6
-    radius = {
-        "vanilla": lambda o: "",
-        "sam": lambda o: f"{o.rho}{'' if sources(recipe)['optimizer.rho'].verified else ' †'}",
-        "gsam": lambda o: f"{o.rho_max} → {o.rho_min}",
-    }[method](config.optimizer)
-    alpha = config.optimizer.alpha if method == "gsam" else ""
-    cells = [
-        f"[{method}](../configs/experiment/{FOLDER}/{recipe}.yaml)",
-        radius,
-        alpha,
-        *numbers,
-        f"{steps:,}",
-        f"{cost:,.1f} M",
-    ]
+    radius, alpha = "", ""
+    if method == "sam":
+        radius = f"{config.optimizer.rho}{'' if sources(recipe)['optimizer.rho'].verified else ' †'}"
+    elif method == "gsam":
+        radius, alpha = f"{config.optimizer.rho_max} → {config.optimizer.rho_min}", config.optimizer.alpha
+    link = f"[{method}](../configs/experiment/{FOLDER}/{recipe}.yaml)"
+    cells = [link, radius, alpha, *numbers, f"{steps:,}", f"{cost:,.1f} M"]
     return "| " + " | ".join(map(str, cells)) + " |\n"
 
 
