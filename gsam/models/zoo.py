@@ -37,7 +37,7 @@ class ConvNorm(nn.Module):
 
     def __init__(self, in_chans: int, out_chans: int, kernel: int, stride: int):
         super().__init__()
-        self.conv = nn.Conv2d(in_chans, out_chans, kernel, stride, (kernel - 1) // 2, bias=False)
+        self.conv = nn.Conv2d(in_chans, out_chans, kernel, stride, kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(out_chans)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,23 +45,23 @@ class ConvNorm(nn.Module):
 
 
 class SmallConvNet(nn.Module):
-    """Five convolutions with BatchNorm, global average pooling, one linear layer: 280,138 parameters at 3 -> 10.
+    """Four convolutions with BatchNorm, global average pooling, one linear layer: 281,258 parameters at 3 -> 10.
 
-    For images of 28 to 32 pixels on a CPU. Resolution is halved before every widening, so that no layer costs more
-    than 5 M multiply-adds per 28-pixel image. Forward: images (B, in_chans, H, W) -> logits (B, num_classes).
+    For images of 28 to 32 pixels on a CPU: the first two layers bring 28 pixels down to 7, so that a forward pass takes
+    6 M multiply-adds. Forward: images (B, in_chans, H, W) -> logits (B, num_classes).
     """
 
     def __init__(self, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0):
         super().__init__()
         self.num_classes = num_classes
         self.in_chans = in_chans
-        self.num_features = self.head_hidden_size = 128
+        self.num_features = self.head_hidden_size = 160
         self.features = nn.Sequential(
-            ConvNorm(in_chans, 32, kernel=4, stride=2),
-            ConvNorm(32, 64, kernel=3, stride=2),
-            ConvNorm(64, 64, kernel=3, stride=1),
+            ConvNorm(in_chans, 32, kernel=5, stride=2),
+            nn.MaxPool2d(2),
+            ConvNorm(32, 64, kernel=3, stride=1),
             ConvNorm(64, 128, kernel=3, stride=2),
-            ConvNorm(128, 128, kernel=3, stride=1),
+            ConvNorm(128, 160, kernel=3, stride=1),
         )
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
@@ -71,11 +71,11 @@ class SmallConvNet(nn.Module):
         return self.head
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, in_chans, H, W) -> feature maps (B, 128, H / 8, W / 8)."""
+        """Images (B, in_chans, H, W) -> feature maps (B, 160, H / 8, W / 8)."""
         return self.features(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Feature maps (B, 128, h, w) -> logits (B, num_classes), or the pooled features (B, 128)."""
+        """Feature maps (B, 160, h, w) -> logits (B, num_classes), or the pooled features (B, 160)."""
         x = self.head_drop(x.mean((2, 3)))
         return x if pre_logits else self.head(x)
 

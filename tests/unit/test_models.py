@@ -177,7 +177,10 @@ def test_small_convnet_runs_on_28_and_32_pixels():
     for size, chans in ((28, 3), (32, 3), (28, 1)):
         model = build_model(read("small_convnet"), num_classes=10, image_size=size, seed=0, in_chans=chans)
         assert model(torch.randn(2, chans, size, size)).shape == (2, 10)
+        assert model.forward_features(torch.randn(2, chans, size, size)).shape == (2, 160, 4, 4)
     assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    model = build_model(read("small_convnet"), num_classes=10, image_size=28, seed=0)
+    assert sum(p.numel() for p in model.parameters()) == 281_258
 
 
 def test_gradient_checkpointing_changes_no_gradient():
