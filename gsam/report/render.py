@@ -57,7 +57,7 @@ def lines(table: Table) -> tuple[list[str], list[Line]]:
         images = sorted({cell.n for cell in row.cells if cell})
         out.append(Line([label, "/".join(f"{n:,}" for n in images) or "-", *map(percent, row.cells)], row))
     costs = [column.cost() for column in table.columns]
-    out.append(Line(["gradient evaluations, 10⁶", "", *(f"{c[0] / 1e6:.2f}" if c else NOT_RUN for c in costs)]))
+    out.append(Line(["gradient evaluations, 10⁶", "", *(f"{c[0] / 1e6:.3g}" if c else NOT_RUN for c in costs)]))
     out.append(Line(["training, minutes", "", *(f"{c[1]:.1f}" if c else NOT_RUN for c in costs)]))
     out.append(Line(["seeds", "", *(str(len(column.runs)) if column.runs else NOT_RUN for column in table.columns)]))
     return header, out

@@ -16,7 +16,7 @@ LABELS = {"vanilla": "Vanilla", "sam": "SAM", "gsam": "GSAM", "asam": "ASAM"}
 BASES = {"sgd": "SGD", "adamw": "AdamW"}
 NOT_RUN = "not run"
 # Not part of what was trained: two runs that differ only here are repeats of one experiment.
-_NO_IDENTITY = {"seed", "run", "wandb", "launcher", "paths", "workers", "evalsets"}
+_NO_IDENTITY = {"seed", "run", "wandb", "launcher", "paths", "root", "ffcv_root", "workers"}
 
 
 @dataclass

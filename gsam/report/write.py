@@ -90,7 +90,7 @@ def _provenance(report: Report) -> str:
             f"`{run.folder.name}`",
             method_of(run),
             _fact(run, "seed"),
-            _fact(run, "git_hash")[:10],
+            _fact(run, "git_hash"),
             _fact(run, "device"),
             _fact(run, "torch"),
             f"{seconds:.0f}" if seconds is not None else "-",
@@ -103,7 +103,7 @@ def _provenance(report: Report) -> str:
 def _fact(run: Run, name: str) -> str:
     """A fact from the first place that has it: meta.json, its versions, the configuration, the latest result."""
     latest = run.results[-1] if run.results else {}
-    for place in (run.meta, run.meta.get("versions") or {}, run.config, latest):
+    for place in (run.meta, run.meta.get("versions") or {}, run.config, run.setting("train", {}), latest):
         if place.get(name) is not None:
             return str(place[name])
     return "-"

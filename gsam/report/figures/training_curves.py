@@ -9,7 +9,7 @@ from itertools import cycle
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ..load import Run
 from ..tables import Column, build_columns
@@ -24,8 +24,8 @@ Points = list[tuple[float, float]]
 def draw(results: Sequence[Run], title: str = "") -> Figure:
     """Six panels from the runs' metrics.jsonl, one line per method: mean over seeds, each seed as a thin line.
 
-    Training losses, gaps, and cosines are smoothed by a running mean over a twentieth of the run (the unsmoothed seeds
-    are behind). A method without a quantity (vanilla has no gap and no angle) has no line in that panel.
+    Training losses, gaps, and cosines are smoothed by a running mean over a tenth of the run (the unsmoothed seeds are
+    behind). A method without a quantity (vanilla has no gap and no angle) has no line in that panel.
     Returns a matplotlib Figure without a window. Raises ValueError if no run has training rows.
     """
     columns = [column for column in build_columns(results) if any(run.train for run in column.runs)]
@@ -85,15 +85,16 @@ def _train(key: str, needs: str = "epoch") -> Callable[[Run], Points]:
 
 
 def _accuracy(x: str, scale: float) -> Callable[[Run], Points]:
-    """Top-1 in % of the evaluations during training with the raw weights, against `x` of the nearest earlier row."""
+    """Top-1 in % of the evaluations during training with the raw weights, against `x` at their step."""
 
     def points(run: Run) -> Points:
         out = []
         for row in run.evals:
             if row.get("weights", "raw") != "raw" or not _finite(row.get("top1")):
                 continue
-            before = [train for train in run.train if train["step"] <= row["step"]]
-            value = row.get(x, before[-1].get(x) if before else None)
+            last = run.train[-1] if run.train else {}
+            # Rows of the log need not fall on the evaluation's step; epochs and gradient evaluations grow evenly.
+            value = row.get(x, last[x] * row["step"] / last["step"] if _finite(last.get(x)) else None)
             if _finite(value):
                 out.append((value * scale, 100.0 * row["top1"]))
         return out
@@ -124,9 +125,10 @@ def _panel(
                 axis.plot(*zip(*seed, strict=True), color=color, alpha=0.22, lw=0.7)
         mean = _mean(seeds)
         if smooth:
-            mean = _running_mean(mean, max(1, len(mean) // 20))
+            mean = _running_mean(mean, len(mean) // 20)
         axis.plot(*zip(*mean, strict=True), color=color, ls=dashes, lw=2.0, marker="o" if mark else None, ms=3.5)
     axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.grid(alpha=0.25, lw=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     if empty:
@@ -152,13 +154,12 @@ def _running_mean(points: Points, half: int) -> Points:
 
 
 def _zoom(axis: Axes) -> None:
-    """Leave out the first, near-chance evaluations where they would squash the rest of the curves."""
-    ends = [float(line.get_ydata()[-1]) for line in axis.lines]
-    values = sorted(float(y) for line in axis.lines for y in line.get_ydata())
-    if ends and values[-1] > values[0]:
-        low = max(values[0], min(ends) - 4.0 * max(1.0, values[-1] - min(ends)))
-        pad = 0.05 * (values[-1] - low)
-        axis.set_ylim(low - pad, values[-1] + pad)
+    """The last two thirds of every line fill the panel: evaluations near chance would squash all that matters."""
+    curves = [list(map(float, line.get_ydata())) for line in axis.lines]
+    if curves:
+        low, high = min(min(ys[len(ys) // 3 :]) for ys in curves), max(map(max, curves))
+        pad = 0.05 * (high - low) or 1.0
+        axis.set_ylim(low - pad, high + pad)
 
 
 def _finite(value: object) -> bool:
