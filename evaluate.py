@@ -10,7 +10,7 @@ from gsam.cli import entry, prepare_argv
 @entry
 def main(cfg: DictConfig) -> None:
     from gsam.config import load_evaluation
-    from gsam.evaluation import run
+    from gsam.eval.card import run
     from gsam.runtime import Runtime
 
     with Runtime.start() as runtime:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -67,8 +68,6 @@ class EvalConfig:
     """file in a run folder's checkpoints/: last.pt, best.pt, step_N.pt"""
     which: Which = Which.auto
     """auto | raw | ema"""
-    model: str | None = None
-    """timm name, for a weights file that stands in no run folder"""
     batch_size: int = 250
     """images per rank and batch"""
     workers: int | None = None
@@ -108,6 +107,15 @@ def load_evaluation(cfg: DictConfig) -> EvalConfig:
         problems.append("evalset: missing; give evalset=<name> or evalset=[a,b], the files of configs/evalset/")
     if problems:
         raise ConfigError(problems)
+    return config
+
+
+def read_saved(path: Path) -> Config:
+    """The configuration a run folder was trained with. Raises ConfigError when this version does not know it any more."""
+    problems: list[str] = []
+    config = _fill(OmegaConf.load(path), Config, problems, tables={"optimizer": ESTIMATORS, "base": BASES})
+    if problems:
+        raise ConfigError([f"{path}: {p}" for p in problems])
     return config
 
 

@@ -103,8 +103,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    versions = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "numpy", "ffcv", "numba"):
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in ("torchvision", "timm", "hydra-core", "omegaconf", "numpy", "ffcv", "numba"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from gsam.runtime import Normalize
+
 from .metrics import Counter, Metrics
 
 
@@ -39,15 +41,11 @@ def evaluate(
     device = torch.device(device)
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module  # its forward may communicate, which hangs where ranks hold unequal numbers of batches
-    scale = torch.tensor(mean, dtype=torch.float32, device=device).mul_(255.0).view(1, -1, 1, 1)
-    inverse = torch.tensor(std, dtype=torch.float32, device=device).mul_(255.0).reciprocal_().view(1, -1, 1, 1)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    normalize = Normalize(mean, std, device, channels_last)
     counter = Counter(device)
     with eval_mode(model), torch.inference_mode():
         for images, labels in loader.epoch():
-            # Blocking copies: the loader may refill its buffers as soon as the next batch is asked for.
-            images, labels = images.to(device), labels.to(device)
-            images = images.to(torch.float32, memory_format=layout).sub_(scale).mul_(inverse)
+            images, labels = normalize(images), labels.to(device)
             with autocast():
                 logits = model(images)
             counter.update(logits, labels)

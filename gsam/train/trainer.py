@@ -244,7 +244,7 @@ class Trainer:
                 "model": self.model.state_dict(), "ema": self.ema.module.state_dict() if self.ema is not None else None,
                 "base": self.base.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step,
                 "skipped": self.skipped, "best_top1": self.best_top1, "seconds": self.seconds,
-                "config_hash": run_hash(self.config),
+                "config_hash": run_hash(self.config), "num_classes": self.train_loader.num_classes,
             }  # fmt: skip
             checkpoint.save(self.folder.checkpoint(name), state)
         self.began = time.monotonic()

@@ -1,0 +1,19 @@
+"""Fixtures shared by all tests: real images in small amounts."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# One thread per process: the suite runs several tests at once on the same cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def fashion_root(tmp_path_factory) -> Path:
+    """A folder with the four files of Fashion-MNIST (from Debian's package, or the checkout's data folder)."""
+    from gsam.data.fashion_mnist import fetch_fashion_mnist
+
+    root = tmp_path_factory.mktemp("fashion_mnist")
+    fetch_fashion_mnist(root)
+    return root

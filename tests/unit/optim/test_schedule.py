@@ -1,0 +1,44 @@
+"""lr, rho and alpha against values worked out by hand from the official formulas."""
+
+import pytest
+
+from gsam.optim.schedule import Follow, Schedules, Shape
+
+# ViT-B/32 of the paper: lr 3e-3 -> 3e-5, rho 0.6 -> 0.1, 10,000 warm-up steps of 93,835.
+VIT = Schedules(Shape.linear, 93_835, 10_000, 3e-3, 3e-5, 0.1, 0.6, Follow.lr, 0.6, Follow.constant)
+
+
+@pytest.mark.parametrize(
+    ("step", "lr", "rho"),
+    [
+        (0, 0.0, 0.1 - 0.5 / 99),  # below rho_min while lr < lr_min, as the official code
+        (100, 3e-5, 0.1),
+        (5_000, 1.5e-3, 0.1 + 0.5 * (1.5e-3 - 3e-5) / 2.97e-3),
+        (10_000, 3e-3, 0.6),
+        (10_000 + 83_835 // 3, 3e-3 - 2.97e-3 / 3, 0.6 - 0.5 / 3),
+        (93_835, 3e-5, 0.1),
+    ],
+)
+def test_linear_with_warmup(step, lr, rho):
+    assert VIT.lr(step) == pytest.approx(lr, rel=1e-9, abs=1e-12)
+    assert VIT.rho(step) == pytest.approx(rho, rel=1e-9)
+    assert VIT.alpha(step) == 0.6
+
+
+def test_cosine_is_half_way_in_the_middle_and_rho_follows_it():
+    s = Schedules(Shape.cosine, 1100, 100, 1.0, 0.2, 0.0, 0.4, Follow.lr)
+    assert s.lr(600) == pytest.approx(0.6)
+    assert s.rho(600) == pytest.approx(0.2)
+    assert s.lr(350) == pytest.approx(0.2 + 0.8 * (1 + 2**-0.5) / 2)
+    assert s.lr(1100) == pytest.approx(0.2)
+
+
+def test_rho_is_rho_max_where_the_learning_rate_does_not_move():
+    s = Schedules(Shape.constant, 100, 0, 0.1, 0.1, 0.0, 0.4, Follow.lr)
+    assert s.at(50) == (0.1, 0.4, 0.0)
+
+
+def test_rho_and_alpha_of_their_own():
+    s = Schedules(Shape.linear, 100, 10, 0.1, 0.0, 0.1, 0.3, Follow.linear, 0.8, Follow.lr)
+    assert s.rho(0) == pytest.approx(0.3) and s.rho(50) == pytest.approx(0.2) and s.rho(100) == pytest.approx(0.1)
+    assert s.alpha(10) == pytest.approx(0.8) and s.alpha(100) == pytest.approx(0.0)
