@@ -30,7 +30,7 @@ def names(requirements: list[str]) -> set[str]:
 
 def imported(*paths: Path) -> dict[str, str]:
     """Distribution -> one file that imports it, anywhere in the file; without the standard library and our own code."""
-    own = {"gsam", "tests", "conftest"} | {path.stem for path in (ROOT / "scripts").rglob("*.py")}
+    own = {"gsam", "scripts", "tests", "conftest"} | {path.stem for path in (ROOT / "scripts").rglob("*.py")}
     found = {}
     for path in (file for root in paths for file in ([root] if root.suffix else sorted(root.rglob("*.py")))):
         for node in ast.walk(ast.parse(path.read_text())):
