@@ -1,4 +1,4 @@
-"""Evaluate one model on any number of sets: `python evaluate.py weights=runs/quickstart/1a2b3c4d evalset=[fashion_mnist,fashion_mnist_c]`."""
+"""Evaluate one model on any number of sets: `python evaluate.py weights=runs/quickstart/1a2b3c4d evalset=[imagenet]`."""
 
 import hydra
 from omegaconf import DictConfig

@@ -1,4 +1,4 @@
-"""Train one model: `python train.py experiment=quickstart optimizer=gsam train.seed=1`, or `torchrun --nproc-per-node=8 train.py …`."""
+"""Train one model: `python train.py experiment=quickstart optimizer=gsam`; `torchrun --nproc-per-node=8 train.py …`."""
 
 import hydra
 from omegaconf import DictConfig

@@ -28,7 +28,9 @@ def _forced(arg: str) -> str:
     plain = equals and not key.startswith(("-", "+", "~", "hydra.", "hydra/")) and "/" not in key and "@" not in key
     if plain and not (CONFIGS / key).is_dir():
         return "++" + arg
-    return "++" + arg[1:] if arg.startswith("+") and not arg.startswith("++") and not (CONFIGS / key[1:]).is_dir() else arg
+    return (
+        "++" + arg[1:] if arg.startswith("+") and not arg.startswith("++") and not (CONFIGS / key[1:]).is_dir() else arg
+    )
 
 
 def entry(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
@@ -43,7 +45,8 @@ def entry(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
         except ValueError as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            if os.environ.get("RANK", "0") == "0":
+                print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
 
     return run

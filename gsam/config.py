@@ -186,10 +186,14 @@ def _batch_problems(config: Config, world: int) -> Iterator[str]:
 # ---- YAML into dataclasses ------------------------------------------------------------------------------------------
 
 
-def _fill(cfg: Any, schema: type, problems: list[str], at: str = "", tables: dict | None = None, skip: tuple = ()) -> Any:
+def _fill(
+    cfg: Any, schema: type, problems: list[str], at: str = "", tables: dict | None = None, skip: tuple = ()
+) -> Any:
     """An instance of `schema`; unknown keys, wrong types and unresolvable values go to `problems`."""
     if not isinstance(cfg, DictConfig):
-        problems.append(f"{at.rstrip('.')}={cfg}: expected a group of settings ({', '.join(f.name for f in fields(schema))})")
+        problems.append(
+            f"{at.rstrip('.')}={cfg}: expected a group of settings ({', '.join(f.name for f in fields(schema))})"
+        )
         return schema()
     known = {f.name: f for f in fields(schema)}
     out = OmegaConf.structured(schema)

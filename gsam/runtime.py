@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -66,9 +66,17 @@ class Runtime:
     def scaler(self, precision: Precision) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.device.type, enabled=precision is Precision.fp16)
 
-    def barrier(self) -> None:
-        if self.world > 1:
-            dist.barrier()
+    def on_main(self, job: Callable[[], Any]) -> None:
+        """Run `job` on rank 0 while the others wait. A ValueError of it is raised on every rank: none is left waiting."""
+        problem = None
+        if self.is_main:
+            try:
+                job()
+            except ValueError as error:
+                problem = str(error)
+        problem = self.broadcast(problem)
+        if problem is not None:
+            raise ValueError(problem)
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value (any picklable object) on every rank."""
@@ -119,7 +127,9 @@ def git_hash() -> str | None:
     root = Path(__file__).resolve().parents[1]
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")

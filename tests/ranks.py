@@ -1,4 +1,4 @@
-"""Real processes for tests: `run_ranks(2, fn, *args)` runs fn(rank, *args) under a gloo process group and returns what each returned."""
+"""Real processes for tests: `run_ranks(2, fn, *args)` runs fn(rank, *args) under gloo and returns what each returned."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Short real trainings for tests, in this process: `train("optimizer=sam", …)` composes the real configs and runs the real Trainer."""
+"""Short real trainings for tests, in this process, from the real configs: `train("optimizer=sam", …)`."""
 
 import json
 from pathlib import Path

@@ -11,8 +11,8 @@ from torch import nn
 
 from gsam.config import Config, ConfigError, EvalConfig, Which, read_saved
 from gsam.data import AugmentConfig
-from gsam.eval import evaluate, evalsets
-from gsam.models import ModelConfig, build_model, load_weights
+from gsam.eval import evalsets, evaluate
+from gsam.models import build_model, load_weights
 from gsam.runtime import Runtime, environment
 from gsam.train import checkpoint
 from gsam.train.progress import Progress
@@ -72,7 +72,9 @@ def load_subject(config: EvalConfig, runtime: Runtime) -> Subject:
     path = Path(weights)
     folder = path if path.is_dir() else next((p for p in path.parents[:2] if (p / "config.yaml").exists()), None)
     if folder is None or not (folder / "config.yaml").exists():
-        raise ValueError(f"weights={weights}: no run folder (with config.yaml) there; for torchvision's and timm's models use timm:<name>")
+        raise ValueError(
+            f"weights={weights}: no run folder (with config.yaml) there; for torchvision's and timm's models use timm:<name>"
+        )
     file = folder / "checkpoints" / config.checkpoint if path.is_dir() else path
     if not file.exists():
         raise ValueError(f"weights={weights}: {file} does not exist; train first, or choose checkpoint=best.pt")
@@ -80,7 +82,10 @@ def load_subject(config: EvalConfig, runtime: Runtime) -> Subject:
     which = ("ema" if state["ema"] is not None else "raw") if config.which is Which.auto else config.which.name
     saved = read_saved(folder / "config.yaml")
     model = build_model(
-        replace(saved.model, init=None), num_classes=state["num_classes"], image_size=saved.augment.size, seed=saved.train.seed
+        replace(saved.model, init=None),
+        num_classes=state["num_classes"],
+        image_size=saved.augment.size,
+        seed=saved.train.seed,
     )
     model.load_state_dict(load_weights(file, which))
     facts = _run_facts(saved, json.loads((folder / "meta.json").read_text()), state) | facts
@@ -108,7 +113,10 @@ def _timm_subject(config: EvalConfig, name: str, runtime: Runtime, facts: dict[s
     published = resolve_data_config({}, model=model)
     size = published["input_size"][-1]
     augment = AugmentConfig(
-        size=size, mean=list(published["mean"]), std=list(published["std"]), eval_resize=round(size / published["crop_pct"])
+        size=size,
+        mean=list(published["mean"]),
+        std=list(published["std"]),
+        eval_resize=round(size / published["crop_pct"]),
     )
     facts |= {"model": name, "weights": "raw", "checkpoint": f"timm:{name}", "step": None, "optimizer": None}
     out = Path(config.out or Path("runs") / "eval" / name)
@@ -174,7 +182,12 @@ def _print(rows: list[dict[str, Any]], missing: dict[str, str], path: Path) -> N
     for name in ("set", "corruption", "severity", "n", "top-1 %", "top-5 %", "NLL", "ECE %"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("set", "corruption") else "right")
     for row in rows:
-        numbers = [f"{100 * row['top1']:.2f}", f"{100 * row['top5']:.2f}", f"{row['nll']:.3f}", f"{100 * row['ece']:.2f}"]
+        numbers = [
+            f"{100 * row['top1']:.2f}",
+            f"{100 * row['top5']:.2f}",
+            f"{row['nll']:.3f}",
+            f"{100 * row['ece']:.2f}",
+        ]
         table.add_row(row["evalset"], row["corruption"] or "-", str(row["severity"] or "-"), str(row["n"]), *numbers)
     for name in missing:
         table.add_row(name, "-", "-", "not run", "", "", "", "")

@@ -1,6 +1,6 @@
 """Sharpness-aware optimizers as gradient estimators. This sub-package imports torch only and can be used on its own."""
 
-from gsam.optim.base import BASES, AdamWConfig, SGDConfig, SGDW, build_base, decay_groups
+from gsam.optim.base import BASES, SGDW, AdamWConfig, SGDConfig, build_base, decay_groups
 from gsam.optim.batchnorm import BatchStats, second_pass
 from gsam.optim.engine import estimate
 from gsam.optim.estimator import Estimator, GradFn, Scope, Step, StepStats

@@ -108,9 +108,11 @@ class Perturbing:
         if self.group_size is not None and self.group_size < 1:
             yield f"optimizer.group_size={self.group_size}: at least 1 image, or null for one rank's batch"
         if self.group_size is not None and not self.local:
-            yield "optimizer.group_size has no meaning with optimizer.scope=global (one perturbation for the whole batch): leave it out"
+            yield "optimizer.group_size has no meaning with optimizer.scope=global (one perturbation per batch): leave it out"
 
-    def moved(self, params: Sequence[Parameter], clean: list[Tensor], clean_norm: Tensor, rho: float) -> AbstractContextManager:
+    def moved(
+        self, params: Sequence[Parameter], clean: list[Tensor], clean_norm: Tensor, rho: float
+    ) -> AbstractContextManager:
         """Context with the weights at w + e."""
         if self.perturb is Perturb.sam:
             return ops.perturbed(params, clean, rho / (clean_norm + ops.EPS))
@@ -132,7 +134,9 @@ def two_gradients(
     loss = grad_fn()
     active = [p for p in params if p.grad is not None]
     if not active:
-        raise ValueError("no parameter received a gradient: does the loss depend on the parameters given to the optimizer?")
+        raise ValueError(
+            "no parameter received a gradient: does the loss depend on the parameters given to the optimizer?"
+        )
     # Taken over without a copy where the next backward allocates anew. DDP's synchronised backward does not: with
     # gradient_as_bucket_view it writes pass 2 into the very storage of pass 1.
     clean = [p.grad if method.local else p.grad.clone() for p in active]

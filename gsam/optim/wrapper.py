@@ -33,7 +33,9 @@ class SharpnessAware(Optimizer):
         problems = list(estimator.problems())
         low, high = estimator.rho_range
         if low != high and lr_max is None:
-            problems.append("lr_max: rho follows the learning rate from rho_max to rho_min, so give lr_max (and lr_min)")
+            problems.append(
+                "lr_max: rho follows the learning rate from rho_max to rho_min, so give lr_max (and lr_min)"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         super().__init__(base.param_groups, base.defaults)
@@ -65,7 +67,11 @@ class SharpnessAware(Optimizer):
 
     def _grad_fn(self, closure: Callable[[], Tensor]) -> Callable[..., Tensor]:
         states: list[Tensor] = []
-        no_sync = self.model.no_sync if self.estimator.local and isinstance(self.model, DistributedDataParallel) else nullcontext
+        no_sync = (
+            self.model.no_sync
+            if self.estimator.local and isinstance(self.model, DistributedDataParallel)
+            else nullcontext
+        )
 
         def grad_fn(*, again: bool = False) -> Tensor:
             self.zero_grad(set_to_none=True)
@@ -137,5 +143,7 @@ class GSAM(SharpnessAware):
                  minimize: str = "fp", model: nn.Module | None = None):  # fmt: skip
         if minimize not in Minimize.__members__:
             raise ValueError(f"minimize={minimize!r}: choose one of {', '.join(Minimize.__members__)}")
-        estimator = GSAMEstimator(rho_max=rho_max, rho_min=rho_min, alpha=alpha, minimize=Minimize[minimize], scope=_scope(model))
+        estimator = GSAMEstimator(
+            rho_max=rho_max, rho_min=rho_min, alpha=alpha, minimize=Minimize[minimize], scope=_scope(model)
+        )
         super().__init__(base, estimator, lr_max=lr_max, lr_min=lr_min, alpha=alpha, model=model)

@@ -5,7 +5,7 @@ import time
 
 
 def duration(seconds: float) -> str:
-    """"1:02:03" or "2:03"."""
+    """ "1:02:03" or "2:03"."""
     minutes, secs = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
@@ -23,9 +23,9 @@ class Progress:
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress
 
-            columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-                       TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[text]}")]  # fmt: skip
-            self.bar = RichProgress(*columns)
+            count, text = TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[text]}")
+            times = [TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()]
+            self.bar = RichProgress(TextColumn("{task.description}"), BarColumn(), count, *times, text)
             self.task = self.bar.add_task(label, total=total, completed=start, text="")
             self.bar.start()
 

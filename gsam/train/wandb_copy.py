@@ -33,13 +33,19 @@ class WandbCopy:
             self.rows.put(None)
             self.thread.join(CLOSE_S)
             if self.thread.is_alive():
-                print("wandb: the server did not take the last rows in time; metrics.jsonl has all of them", file=sys.stderr)
+                print(
+                    "wandb: the server did not take the last rows in time; metrics.jsonl has all of them",
+                    file=sys.stderr,
+                )
 
     def _work(self, folder: Path, settings: WandbConfig, config: dict[str, Any], name: str) -> None:
         try:
             run = _start(folder, settings, config, name)
         except Exception as error:  # whatever wandb cannot do, training goes on
-            print(f"wandb: off for this run ({type(error).__name__}: {error}); metrics.jsonl has everything", file=sys.stderr)
+            print(
+                f"wandb: off for this run ({type(error).__name__}: {error}); metrics.jsonl has everything",
+                file=sys.stderr,
+            )
             run = None
         while (row := self.rows.get()) is not None:
             if run is not None:
@@ -67,7 +73,9 @@ def _start(folder: Path, settings: WandbConfig, config: dict[str, Any], name: st
                 return start("online")
             except Exception as error:  # wandb raises its own and network errors alike
                 print(f"wandb: {type(error).__name__}: {error}", file=sys.stderr)
-        print("wandb: the server does not answer; this run is recorded offline (wandb sync uploads it)", file=sys.stderr)
+        print(
+            "wandb: the server does not answer; this run is recorded offline (wandb sync uploads it)", file=sys.stderr
+        )
     return start("offline")
 
 

@@ -63,7 +63,9 @@ def test_a_finished_run_says_so_and_is_left_alone(paths, capsys):
     assert (first.folder.path / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("extra", [[], ["ema.decay=0.9", "train.accumulate=2", "optimizer.group_size=20", "data.backend=folder"]])
+@pytest.mark.parametrize(
+    "extra", [[], ["ema.decay=0.9", "train.accumulate=2", "optimizer.group_size=20", "data.backend=folder"]]
+)
 @pytest.mark.parametrize("method", ["gsam"])
 def test_a_stopped_run_continues_bit_for_bit(method, extra, paths, tmp_path):
     """Stopped in the middle of the second epoch (10 steps each) and of a logging interval."""
@@ -73,8 +75,8 @@ def test_a_stopped_run_continues_bit_for_bit(method, extra, paths, tmp_path):
     train(*settings, f"run.root={tmp_path}/parts", "train.max_steps=11")
     parts = train(*settings, f"run.root={tmp_path}/parts")
     assert_equal(weights(whole), weights(parts))
-    if whole.ema is not None:
-        assert_equal(whole.ema.module.state_dict(), parts.ema.module.state_dict())
+    if whole.stepper.ema is not None:
+        assert_equal(whole.stepper.ema.module.state_dict(), parts.stepper.ema.module.state_dict())
     losses = {row["step"]: row["loss"] for row in rows(whole.folder.path, "train")}
     again = {row["step"]: row["loss"] for row in rows(parts.folder.path, "train")}
     assert [losses[step] for step in (2, 6, 8, 10)] == [again[step] for step in (2, 6, 8, 10)]
@@ -106,56 +108,52 @@ def test_both_backends_train_on_the_same_pixels(paths):
     ids=lambda mode: mode[0],
 )
 def test_every_mode_lowers_the_loss(mode, paths):
-    trainer = train("optimizer=gsam", *SMALL, "train.epochs=24st", "base.lr=0.03" if "base=adamw" not in mode else "base.lr=0.003",
-                    "schedule.lr_min=0", *mode, *paths)  # fmt: skip
+    lr = "base.lr=0.003" if "base=adamw" in mode else "base.lr=0.03"
+    trainer = train("optimizer=gsam", *SMALL, "train.epochs=24st", lr, "schedule.lr_min=0", *mode, *paths)
     losses = [row["loss"] for row in rows(trainer.folder.path, "train")]
     assert losses[-1] < 0.8 * losses[0], losses
     if "ema.decay=0.5" in mode:
         assert {row["weights"] for row in rows(trainer.folder.path, "eval")} == {"raw", "ema"}
-        assert_equal(trainer.ema.module.state_dict(), load_weights(trainer.folder.path, "ema"))
+        assert_equal(trainer.stepper.ema.module.state_dict(), load_weights(trainer.folder.path, "ema"))
     if "train.keep_every=5st" in mode:
         assert (trainer.folder.path / "checkpoints" / "step_20.pt").exists()
 
 
 def test_fine_tuning_starts_from_a_runs_weights(paths):
     first = train("optimizer=vanilla", "train.seed=9", *SMALL, *paths)
-    tuned = train(
-        "optimizer=vanilla", f"model.init={first.folder.path}", "base.lr=1e-9", "schedule.lr_min=0", "train.epochs=1st", "train.seed=9",
-        *SMALL[:3], *paths,
-    )  # fmt: skip
+    still = ["base.lr=1e-9", "schedule.lr_min=0", "schedule.warmup_steps=0", "train.epochs=1st", "train.seed=9"]
+    tuned = train("optimizer=vanilla", f"model.init={first.folder.path}", *SMALL, *still, *paths)
     for key, value in first.model.named_parameters():
         torch.testing.assert_close(tuned.model.get_parameter(key), value, rtol=0, atol=1e-6)
 
 
 def command(*args, env=None, world=1):
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"] if world > 1 else []
-    return subprocess.run(
-        [sys.executable, *launch, *args], cwd=ROOT, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=280
-    )  # fmt: skip
+    options = {"cwd": ROOT, "env": {**os.environ, **(env or {})}, "capture_output": True, "text": True, "timeout": 280}
+    return subprocess.run([sys.executable, *launch, *args], **options)
 
 
-@pytest.mark.parametrize("method", ["vanilla", "gsam"])
-def test_two_ranks_train_like_one_process_with_the_same_groups(method, paths, tmp_path):
-    """To rounding (sums in another order); batches, crops, perturbations and BatchNorm statistics are the same."""
-    group = ["++optimizer.group_size=20"] if method != "vanilla" else ["model.name=vit_tiny_patch16_224", "++model.kwargs={img_size: 28, patch_size: 7}"]
-    if method == "vanilla":
-        group = ["model.kwargs={}"]
-    settings = ["experiment=quickstart", f"optimizer={method}", *group, "train.epochs=6st", *SMALL[:3], *SMALL[4:], *paths[:1]]
+VIT = ["model.name=vit_tiny_patch16_224", "model.kwargs={patch_size: 7, depth: 2, embed_dim: 48, num_heads: 2}"]
+
+
+@pytest.mark.parametrize("settings", [["optimizer=gsam", "optimizer.group_size=20"], ["optimizer=vanilla", *VIT]], ids=" ".join)
+def test_two_ranks_train_like_one_process(settings, paths, tmp_path):
+    """To rounding (sums in another order); batches, crops, perturbations and BatchNorm statistics are the same. (Vanilla with
+    BatchNorm is not: each rank normalises with its own half of the batch, as under any DDP.)"""
+    settings = ["experiment=quickstart", *settings, *SMALL, "train.epochs=6st", *paths[:1]]
     for world in (1, 2):
         result = command("train.py", *settings, f"run.dir={tmp_path}/{world}", world=world)
         assert result.returncode == 0, result.stderr
     one, two = (load_weights(tmp_path / str(world)) for world in (1, 2))
     for key in one:
-        if method == "gsam" or not key.endswith(("running_mean", "running_var")):
-            torch.testing.assert_close(two[key], one[key], rtol=2e-3, atol=2e-4, msg=lambda m, key=key: f"{key}: {m}")
-    counts = [row["n"] for row in rows(tmp_path / "2", "eval")]
-    assert set(counts) == {101}
+        torch.testing.assert_close(two[key], one[key], rtol=2e-3, atol=2e-4, msg=lambda m, key=key: f"{key}: {m}")
+    assert {row["n"] for row in rows(tmp_path / "2", "eval")} == {101}
 
 
 def test_multirun_starts_one_process_per_job_and_reports_a_failed_one(paths, tmp_path):
     result = command(
-        "train.py", "-m", "experiment=quickstart", "optimizer=vanilla,sam", "train.clip_norm=-1,1", "train.epochs=2st",
-        *SMALL[:3], "schedule.warmup_steps=0", paths[0], f"run.root={tmp_path}",
+        "train.py", "-m", "experiment=quickstart", "optimizer=vanilla,sam", "train.clip_norm=-1,1", *SMALL,
+        "train.epochs=2st", "schedule.warmup_steps=0", paths[0], f"run.root={tmp_path}",
     )  # fmt: skip
     assert result.returncode != 0 and result.stderr.count("train.clip_norm=-1.0: must be positive") == 2
     assert len(list(tmp_path.glob("quickstart/*/DONE"))) == 2
@@ -192,7 +190,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_steps(paths):
 
 
 def test_a_missing_data_root_is_one_message_and_leaves_nothing(tmp_path):
-    result = command("train.py", "experiment=quickstart", "data=imagefolder", f"paths.imagefolder={tmp_path}/none", f"run.root={tmp_path}/runs")
+    result = command(
+        "train.py",
+        "experiment=quickstart",
+        "data=imagefolder",
+        f"paths.imagefolder={tmp_path}/none",
+        f"run.root={tmp_path}/runs",
+    )
     assert result.returncode == 2 and f"{tmp_path}/none" in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "runs").exists()
 
@@ -200,7 +204,14 @@ def test_a_missing_data_root_is_one_message_and_leaves_nothing(tmp_path):
 @pytest.mark.parametrize("mode", ["offline", "online"])
 def test_wandb_offline_works_and_an_unreachable_server_neither_stops_nor_delays(mode, paths, tmp_path):
     env = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40, "WANDB_SILENT": "true"}
-    settings = ["experiment=quickstart", "optimizer=vanilla", *SMALL, paths[0], f"run.dir={tmp_path}/run", f"wandb.mode={mode}"]
+    settings = [
+        "experiment=quickstart",
+        "optimizer=vanilla",
+        *SMALL,
+        paths[0],
+        f"run.dir={tmp_path}/run",
+        f"wandb.mode={mode}",
+    ]
     began = time.monotonic()
     result = command("train.py", *settings, env=env)
     assert result.returncode == 0, result.stderr

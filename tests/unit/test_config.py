@@ -39,7 +39,9 @@ def test_a_good_configuration_gives_plain_dataclasses(fashion):
 
 
 def test_every_problem_is_named_at_once(fashion):
-    found = problems("optimizer=sam", "++optimizer.alpha=0.1", "++train.epoch=3", "train.accumulate=many", "base.name=sdg", fashion)
+    found = problems(
+        "optimizer=sam", "++optimizer.alpha=0.1", "++train.epoch=3", "train.accumulate=many", "base.name=sdg", fashion
+    )
     text = "\n".join(found)
     assert "optimizer.alpha: unknown key; known:" in text
     assert "train.epoch: unknown key; did you mean train.epochs?" in text
@@ -51,9 +53,17 @@ def test_every_problem_is_named_at_once(fashion):
 @pytest.mark.parametrize(
     ("overrides", "world", "words"),
     [
-        (["train.batch_size=1000"], 3, "train.batch_size=1000 is not divisible by 3 ranks x train.accumulate=1; nearest: 999 or 1002"),
+        (
+            ["train.batch_size=1000"],
+            3,
+            "train.batch_size=1000 is not divisible by 3 ranks x train.accumulate=1; nearest: 999 or 1002",
+        ),
         (["train.batch_size=100", "train.accumulate=8"], 1, "nearest: 96 or 104"),
-        (["optimizer=sam", "optimizer.group_size=64"], 1, "optimizer.group_size=64 does not divide the 250 images of one rank"),
+        (
+            ["optimizer=sam", "optimizer.group_size=64"],
+            1,
+            "optimizer.group_size=64 does not divide the 250 images of one rank",
+        ),
         (["optimizer=sam", "optimizer.group_size=125", "train.accumulate=2"], 1, "equal micro-batches"),
         (["optimizer=gsam", "optimizer.rho_min=0.5"], 1, "optimizer.rho_min=0.5 is larger than optimizer.rho_max=0.04"),
         (["schedule.lr_min=1"], 1, "schedule.lr_min=1.0: must lie between 0 and base.lr=0.1"),
@@ -92,7 +102,9 @@ def test_group_files_list_every_key_of_their_dataclass(group, table):
 
 def test_the_run_hash_ignores_what_cannot_change_the_weights(fashion):
     one = load(compose_train(fashion))
-    same = load(compose_train(fashion, "data.workers=1", "train.log_every=3st", "run.root=elsewhere", "train.max_steps=7"))
+    same = load(
+        compose_train(fashion, "data.workers=1", "train.log_every=3st", "run.root=elsewhere", "train.max_steps=7")
+    )
     other = load(compose_train(fashion, "train.seed=1"))
     assert run_hash(one) == run_hash(same) != run_hash(other)
 

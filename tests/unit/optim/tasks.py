@@ -6,7 +6,13 @@ from torch import nn
 
 def tiny_net(dtype=torch.float32, norm=True, dropout=0.2):
     torch.manual_seed(0)
-    layers = [nn.Linear(8, 16), nn.BatchNorm1d(16) if norm else nn.Identity(), nn.GELU(), nn.Dropout(dropout), nn.Linear(16, 5)]
+    layers = [
+        nn.Linear(8, 16),
+        nn.BatchNorm1d(16) if norm else nn.Identity(),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(16, 5),
+    ]
     return nn.Sequential(*layers).to(dtype)
 
 

@@ -5,7 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gsam.optim import ESTIMATORS, BatchStats, GSAMEstimator, SAMEstimator, Step, VanillaEstimator, estimate, second_pass
+from gsam.optim import (
+    ESTIMATORS,
+    BatchStats,
+    GSAMEstimator,
+    SAMEstimator,
+    Step,
+    VanillaEstimator,
+    estimate,
+    second_pass,
+)
 from gsam.optim.estimator import Perturb, Scope
 from gsam.optim.ops import dot
 from tests.unit.optim.tasks import tiny_data, tiny_net
@@ -30,7 +39,9 @@ def grad_fn(net, x, y, seed=0, fail_again=False):
 
 def gradient(estimator, net, groups=1, rho=0.0, alpha=0.0, dtype=torch.float32):
     x, y = tiny_data(dtype)
-    fns = [grad_fn(net, xs, ys, seed) for seed, (xs, ys) in enumerate(zip(x.chunk(groups), y.chunk(groups), strict=True))]
+    fns = [
+        grad_fn(net, xs, ys, seed) for seed, (xs, ys) in enumerate(zip(x.chunk(groups), y.chunk(groups), strict=True))
+    ]
     stats = estimate(estimator, list(net.parameters()), fns, Step(0, 0.1, rho, alpha), BatchStats(net))
     return [p.grad for p in net.parameters()], stats
 
@@ -147,7 +158,9 @@ def test_frozen_and_unused_parameters_are_left_alone():
 def test_no_gradient_at_all_says_so():
     net = tiny_net()
     with pytest.raises(ValueError, match="no parameter received a gradient"):
-        estimate(SAMEstimator(rho=0.1), list(net.parameters()), [lambda again=False: torch.zeros(())], Step(0, 0.1, 0.1))
+        estimate(
+            SAMEstimator(rho=0.1), list(net.parameters()), [lambda again=False: torch.zeros(())], Step(0, 0.1, 0.1)
+        )
 
 
 @pytest.mark.parametrize(

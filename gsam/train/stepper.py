@@ -1,0 +1,161 @@
+"""One training step, on one screen, and everything it needs: model, optimizer, schedules, loss scaling, moving average."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from gsam.config import Config
+from gsam.losses import build_loss
+from gsam.models import build_model
+from gsam.optim import BatchStats, Schedules, Scope, Step, StepStats, build_base, estimate, second_pass
+from gsam.optim.schedule import Follow
+from gsam.runtime import Normalize, Runtime, seed_for
+from gsam.train.settings import Duration
+
+
+class Stepper:
+    """Knows nothing of loaders, files and logs. `num_examples`: images of the training set, for durations in epochs."""
+
+    def __init__(self, config: Config, runtime: Runtime, *, num_classes: int, num_examples: int):
+        train, device = config.train, runtime.device
+        self.config, self.runtime, self.num_examples = config, runtime, num_examples
+        self.local_batch = train.batch_size // runtime.world
+        model = build_model(config.model, num_classes=num_classes, image_size=config.augment.size, seed=train.seed)
+        layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        self.model = model.to(device, memory_format=layout)
+        self.params = [p for p in self.model.parameters() if p.requires_grad]
+        self.ema = _ema(self.model, config.ema.decay)
+        self.base = build_base(config.base, self.model)
+        self.estimator = config.optimizer
+        # Compile before DDP wraps: one compiled backward inside DDP keeps its overlapped reduction.
+        self.forward = torch.compile(self.model) if train.compile else self.model
+        if runtime.world > 1 and not self.estimator.local:
+            # Without DDP where every pass is this rank's own: its buckets would only take memory.
+            ids = [runtime.local_rank] if device.type == "cuda" else None
+            self.forward = DistributedDataParallel(self.forward, device_ids=ids, broadcast_buffers=False)
+        self.scaler = runtime.scaler(train.precision)
+        self.loss = build_loss(train.loss, train.label_smoothing, num_classes)
+        self.normalize = Normalize(config.augment.mean, config.augment.std, device, train.channels_last)
+        self.batch_stats = BatchStats(self.model)
+        self.group_size = getattr(self.estimator, "group_size", None) or self.local_batch
+        self.total_steps = self.steps(train.epochs, "ep")
+        self.schedules = schedules(config, self.total_steps, self.steps(config.schedule.warmup_steps, "st"))
+        self.step, self.skipped = 0, 0
+
+    def train_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """One optimizer step on this rank's images uint8 (B, 3, H, W) and labels (B,). Returns 0-dim tensors by name."""
+        step = Step(self.step, *self.schedules.at(self.step))
+        for group in self.base.param_groups:
+            group["lr"] = step.lr
+        images, labels = self.normalize(images), labels.to(self.runtime.device)
+        groups = zip(images.split(self.group_size), labels.split(self.group_size), strict=True)
+        grad_fns = [self.grad_fn(i, x, y) for i, (x, y) in enumerate(groups)]
+        stats = estimate(self.estimator, self.params, grad_fns, step, self.batch_stats)
+        scale = self.scaler.get_scale()
+        self.scaler.unscale_(self.base)
+        grad_norm = self.clip()
+        self.scaler.step(self.base)
+        self.scaler.update()
+        self.skipped += self.scaler.get_scale() < scale
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
+        self.step += 1
+        return numbers(stats, grad_norm, scale)
+
+    def grad_fn(self, group: int, images: Tensor, labels: Tensor) -> Callable[..., Tensor]:
+        """The gradient function of one group (see gsam.optim.GradFn)."""
+        count = self.config.train.accumulate
+        micro_batches = list(zip(images.chunk(count), labels.chunk(count), strict=True))
+        first = self.runtime.rank * (self.local_batch // self.group_size)
+
+        def run(*, again: bool = False) -> Tensor:
+            self.base.zero_grad(set_to_none=True)
+            losses = []
+            with second_pass(self.model) if again else nullcontext():
+                for k, (x, y) in enumerate(micro_batches):
+                    # The same numbers in both passes, for any number of ranks, and after a restart.
+                    torch.manual_seed(seed_for(self.config.train.seed, self.step, first + group, k))
+                    with self.no_sync(last=k == count - 1):
+                        with self.runtime.autocast(self.config.train.precision):
+                            loss = self.loss(self.forward(x), y)
+                        self.scaler.scale(loss / count).backward()
+                    losses.append(loss.detach())
+            return torch.stack(losses).mean()
+
+        return run
+
+    def no_sync(self, last: bool) -> AbstractContextManager:
+        """DDP reduces in the last micro-batch's backward only."""
+        return (
+            nullcontext() if last or not isinstance(self.forward, DistributedDataParallel) else self.forward.no_sync()
+        )
+
+    def clip(self) -> Tensor:
+        """Clip the final gradient; returns its L2 norm before that, shape ()."""
+        grads = [p.grad for p in self.params if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        if self.config.train.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.params, self.config.train.clip_norm, norm)
+        return norm
+
+    def steps(self, text: str | None, unit: str) -> int | None:
+        """Optimizer steps of a duration; None stays None."""
+        if text is None:
+            return None
+        return Duration.parse(text, unit).steps(self.num_examples, self.config.train.batch_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the next steps: tensors and plain data."""
+        return {
+            "model": self.model.state_dict(), "ema": self.ema.module.state_dict() if self.ema is not None else None,
+            "base": self.base.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step, "skipped": self.skipped,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.base.load_state_dict(state["base"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.skipped = state["step"], state["skipped"]
+
+
+def effective_m(config: Config, world: int) -> int | None:
+    """Images that share one perturbation; None for methods without one."""
+    method = config.optimizer
+    if method.passes == 1:
+        return None
+    if method.scope is not Scope.group:
+        return config.train.batch_size
+    return method.group_size or config.train.batch_size // world
+
+
+def _ema(model: torch.nn.Module, decay: float) -> Any:
+    if not decay:
+        return None
+    from timm.utils import ModelEmaV3
+
+    return ModelEmaV3(model, decay=decay)
+
+
+def schedules(config: Config, total: int, warmup: int) -> Schedules:
+    low, high = getattr(config.optimizer, "rho_range", (0.0, 0.0))
+    return Schedules(
+        config.schedule.name, total, warmup, config.base.lr, config.schedule.lr_min, low, high,
+        getattr(config.optimizer, "rho_schedule", Follow.constant), getattr(config.optimizer, "alpha", 0.0),
+        getattr(config.optimizer, "alpha_schedule", Follow.constant),
+    )  # fmt: skip
+
+
+def numbers(stats: StepStats, grad_norm: Tensor, scale: float) -> dict[str, Tensor | None]:
+    """The step's numbers under the names of metrics.jsonl, norms without the loss scale."""
+    if stats.sharp_loss is None:
+        return {"loss": stats.loss, "grad_norm": grad_norm}
+    return {
+        "loss": stats.loss, "sharp_loss": stats.sharp_loss, "gap": stats.sharp_loss - stats.loss, "cos": stats.cos,
+        "grad_norm": grad_norm, "clean_norm": stats.clean_norm / scale, "sharp_norm": stats.sharp_norm / scale,
+    }  # fmt: skip
