@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import blur, digital, noise
+from . import blur, digital, elastic, noise
 from .constants import CONSTANTS, PRESETS, length_scale, preset_for
 
 __all__ = ["CONSTANTS", "CORRUPTIONS", "PRESETS", "SEVERITIES", "corrupt", "preset_for", "unknown_corruption"]
@@ -25,8 +25,12 @@ CORRUPTIONS: dict[str, Callable[..., np.ndarray]] = {
     "shot_noise": noise.shot_noise,
     "impulse_noise": noise.impulse_noise,
     "defocus_blur": blur.defocus_blur,
+    "glass_blur": blur.glass_blur,
+    "motion_blur": blur.motion_blur,
+    "zoom_blur": blur.zoom_blur,
     "brightness": digital.brightness,
     "contrast": digital.contrast,
+    "elastic_transform": elastic.elastic_transform,
     "pixelate": digital.pixelate,
     "jpeg_compression": digital.jpeg_compression,
     "speckle_noise": noise.speckle_noise,

@@ -1,5 +1,5 @@
-"""Blur: defocus, gaussian. Each takes (image uint8 (H, W, 3), constant, stream, length scale) and returns float64
-(H, W, 3) on the 0..1 scale."""
+"""Blur: defocus, glass, motion, zoom, gaussian. Each takes (image uint8 (H, W, 3), constant, stream, length scale) and
+returns float64 (H, W, 3) on the 0..1 scale, or the finished uint8 image."""
 
 from __future__ import annotations
 
@@ -61,6 +61,95 @@ def defocus_blur(image: np.ndarray, disc: tuple[float, float], rng: np.random.Ge
 
 def gaussian_blur(image: np.ndarray, sigma: float, rng: np.random.Generator, scale: float) -> np.ndarray:
     """Gaussian of `sigma`, cut at 4 sigma, edge pixels replicated."""
-    taps = gaussian_taps(sigma * scale, int(4.0 * sigma * scale + 0.5))
+    return smooth(image / 255.0, sigma * scale)
+
+
+def smooth(x: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian of `sigma`, cut at 4 sigma, edge pixels replicated; float64 (H, W, 3) -> the same."""
+    taps = gaussian_taps(sigma, int(4.0 * sigma + 0.5))
     with one_thread() as cv2:
-        return cv2.sepFilter2D(image / 255.0, -1, taps, taps, borderType=cv2.BORDER_REPLICATE)
+        return cv2.sepFilter2D(x, -1, taps, taps, borderType=cv2.BORDER_REPLICATE)
+
+
+def glass_blur(image: np.ndarray, glass: tuple[float, int, int], rng: np.random.Generator, scale: float) -> np.ndarray:
+    """Smooth, let each pixel take a random near pixel's place in `passes` sweeps, smooth again.
+
+    The published sweep goes upwards from the last pixel and COPIES: a pixel takes what its partner holds by then, and the
+    partner keeps it (the source reads like a swap, but both sides are views of one array).
+    """
+    sigma, reach, passes = glass[0] * scale, max(1, round(glass[1] * scale)), glass[2]
+    height, width = image.shape[:2]
+    pixels = (np.clip(smooth(image / 255.0, sigma), 0.0, 1.0) * 255.0).astype(np.uint8).reshape(-1, 3)
+    for _ in range(passes):
+        pixels = pixels[glass_sources(height, width, reach, rng)]
+    return smooth(pixels.reshape(image.shape) / 255.0, sigma)
+
+
+def glass_sources(height: int, width: int, reach: int, rng: np.random.Generator) -> np.ndarray:
+    """Which pixel (row-major index) each pixel holds after one sweep: int64 (height * width,).
+
+    Sweeping from the end, pixel p takes the old content of its partner q if q comes before p or lies in the border that no
+    sweep touches, else what q has taken already. So the sweep is a chain of pointers, followed for all pixels at once.
+    """
+    rows, columns = np.arange(height - reach, reach, -1), np.arange(width - reach, reach, -1)
+    shift = rng.integers(-reach, reach, size=(len(rows), len(columns), 2))  # dx, dy; +reach is never drawn
+    here = rows[:, None] * width + columns
+    partner = np.arange(height * width)
+    partner[here] = (rows[:, None] + shift[..., 1]) * width + columns + shift[..., 0]
+    swept = np.zeros(height * width, bool)
+    swept[here] = True
+    source = partner.copy()
+    follow = np.flatnonzero(swept & swept[source] & (source > np.arange(height * width)))
+    while len(follow):
+        before = source[follow]
+        source[follow] = partner[before]
+        follow = follow[swept[source[follow]] & (source[follow] > before)]
+    return source
+
+
+def motion_blur(image: np.ndarray, motion: tuple[float, float], rng: np.random.Generator, scale: float) -> np.ndarray:
+    """ImageMagick's motion blur along an angle uniform in -45..45 degrees; the finished uint8 image."""
+    return motion_blurred(image, motion[0] * scale, motion[1] * scale, rng.uniform(-45.0, 45.0))
+
+
+def motion_blurred(image: np.ndarray, radius: float, sigma: float, degrees: float) -> np.ndarray:
+    """uint8 (H, W) or (H, W, 3): mean of 2 ceil(radius) + 1 pixels along a ray, edge pixels replicated.
+
+    One-sided, so the picture shifts; nearest pixels, no interpolation; weights exp(-i^2 / 2 sigma^2). ImageMagick computes
+    in 16 bits (255 becomes 65535) and its result is cut, not rounded, to 8.
+    """
+    steps = np.arange(2 * int(np.ceil(radius)) + 1)
+    taps = np.exp(-(steps**2) / (2.0 * sigma * sigma))
+    columns = np.ceil(steps * np.cos(np.deg2rad(degrees)) - 0.5).astype(int)
+    rows = np.ceil(steps * np.sin(np.deg2rad(degrees)) - 0.5).astype(int)
+    kernel = np.zeros((np.ptp(rows) + 1, np.ptp(columns) + 1), np.float32)
+    np.add.at(kernel, (rows - rows.min(), columns - columns.min()), taps / taps.sum())
+    anchor = (int(-columns.min()), int(-rows.min()))
+    with one_thread() as cv2:
+        blurred = cv2.filter2D(image.astype(np.float32), -1, kernel, anchor=anchor, borderType=cv2.BORDER_REPLICATE)
+    return (np.floor(blurred * 257.0 + 0.5) // 257.0).astype(np.uint8)
+
+
+def zoom_blur(image: np.ndarray, zooms: tuple[float, float], rng: np.random.Generator, scale: float) -> np.ndarray:
+    """Mean of the picture and its central zooms by 1, 1 + step, ... below `stop`; the original thus counts twice.
+
+    Whether `stop` itself is among the factors is decided by floating-point rounding, as in the published sets.
+    """
+    x = image.astype(np.float32) / np.float32(255.0)
+    factors = np.arange(1.0, *zooms)
+    total = x.copy()
+    for factor in factors:
+        total += _zoomed(_zoomed(x, factor, 0), factor, 1)
+    return (total / (len(factors) + 1)).astype(np.float64)
+
+
+def _zoomed(x: np.ndarray, factor: float, axis: int) -> np.ndarray:
+    """The centre of `axis` enlarged by `factor` to the full length, linear interpolation with corners on corners."""
+    length = x.shape[axis]
+    kept = int(np.ceil(length / factor))
+    grown = round(kept * factor)
+    first = (length - kept) // 2
+    at = (np.arange(length) + (grown - length) // 2) * (kept - 1) / (grown - 1)
+    low = np.minimum(at.astype(int), kept - 2)
+    weight = (at - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    return x.take(first + low, axis) * (1 - weight) + x.take(first + low + 1, axis) * weight

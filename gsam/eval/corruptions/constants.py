@@ -2,12 +2,18 @@
 
 224: ImageNet-C · 64: Tiny ImageNet-C · 32: CIFAR-10/100-C. Source: Hendrycks & Dietterich 2019, "Benchmarking Neural
 Network Robustness to Common Corruptions and Perturbations", and the constants of its published scripts.
-A corruption = one row here and one function in noise.py, blur.py or digital.py.
+A corruption = one row here and one function in noise.py, blur.py, digital.py or elastic.py, named in
+__init__.py's table.
 """
 
 from __future__ import annotations
 
 PRESETS = (32, 64, 224)
+
+
+def _pixels(side: int, *severities: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(side * value for value in severity) for severity in severities)
+
 
 CONSTANTS: dict[str, dict[int, tuple]] = {
     "gaussian_noise": {  # standard deviation, on the 0..1 scale
@@ -35,6 +41,21 @@ CONSTANTS: dict[str, dict[int, tuple]] = {
         64: ((0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)),
         32: ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
     },
+    "glass_blur": {  # sigma in pixels, largest displacement in pixels, passes
+        224: ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+        64: ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
+        32: ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
+    },
+    "motion_blur": {  # radius and sigma in pixels
+        224: ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+        64: ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
+        32: ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+    },
+    "zoom_blur": {  # end and step of the zoom factors from 1
+        224: ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
+        64: ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
+        32: ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
+    },
     "gaussian_blur": {  # sigma in pixels
         224: (1, 2, 3, 4, 6),
         64: (0.5, 0.75, 1, 1.25, 1.5),
@@ -54,6 +75,12 @@ CONSTANTS: dict[str, dict[int, tuple]] = {
         224: ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
         64: ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (30, 0.2)),
         32: ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
+    },
+    "elastic_transform": {  # pixels: strength, sigma of the displacements, shift of three points
+        # 244 for 224 is what the published scripts have.
+        224: _pixels(244, (2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
+        64: _pixels(64, (0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03), (0.16, 0.03, 0.02)),
+        32: _pixels(32, (0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
     },
     "pixelate": {  # factor on both sides of the image
         224: (0.6, 0.5, 0.4, 0.3, 0.25),

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,26 @@ from PIL import Image
 from scipy import ndimage
 
 from gsam.eval.corruptions import CONSTANTS, CORRUPTIONS, PRESETS, SEVERITIES, corrupt, preset_for
-from gsam.eval.corruptions.blur import defocus_kernel
+from gsam.eval.corruptions.blur import defocus_kernel, glass_sources, motion_blurred
 from gsam.eval.corruptions.constants import length_scale
+from gsam.eval.corruptions.elastic import elastic_transform
 
 from .pictures import clothes, fashion_mnist, gradient, mad
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 # OpenCV and libjpeg may differ by a grey level between builds and processors; the rest is exact arithmetic.
-FROM_LIBRARIES = {"defocus_blur": 1, "gaussian_blur": 1, "jpeg_compression": 8}
-RANDOM = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
+FROM_LIBRARIES = {
+    "defocus_blur": 1,
+    "glass_blur": 2,  # truncated twice
+    "motion_blur": 1,
+    "elastic_transform": 3,
+    "gaussian_blur": 1,
+    "jpeg_compression": 8,
+}
+RANDOM = {"gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"}
+RANDOM |= {"glass_blur", "motion_blur", "elastic_transform"}
+# Saturate takes colour away, then adds it; the others are published with a dip (elastic: stronger at 1 and 2).
+NOT_MONOTONE = {"saturate", "glass_blur", "elastic_transform", "motion_blur"}
 
 
 def severities(name, image, **options):
@@ -54,7 +66,7 @@ def test_every_severity_is_defined_and_changes_the_picture(name, size):
     assert np.array_equal(image, before)
 
 
-@pytest.mark.parametrize("name", [name for name in CORRUPTIONS if name != "saturate"])  # grows grey, then colourful
+@pytest.mark.parametrize("name", [name for name in CORRUPTIONS if name not in NOT_MONOTONE])
 def test_severity_grows(name):
     rng = np.random.default_rng(0)
     textured = np.clip(gradient(32) + rng.normal(0, 25, (32, 32, 3)), 0, 255).astype(np.uint8)
@@ -142,6 +154,70 @@ def test_blurs_equal_scipys(size):
         sigma = CONSTANTS["gaussian_blur"][size][severity - 1]
         wanted = ndimage.gaussian_filter(image / 255, (sigma, sigma, 0), mode="nearest", truncate=4)
         assert np.abs(plain(image, "gaussian_blur", severity) - wanted * 255).max() <= 1.001
+
+
+@pytest.mark.parametrize("reach", [1, 2, 4])
+def test_a_glass_sweep_equals_the_published_loop(reach):
+    height, width = 21, 26
+    wanted = np.arange(height * width).reshape(height, width)
+    rng = np.random.default_rng(5)
+    for h in range(height - reach, reach, -1):
+        for w in range(width - reach, reach, -1):
+            dx, dy = rng.integers(-reach, reach, size=2)
+            wanted[h, w] = wanted[h + dy, w + dx]  # a copy: the partner keeps its content
+    sources = glass_sources(height, width, reach, np.random.default_rng(5))
+    assert np.array_equal(sources.reshape(height, width), wanted)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 26.6, -45.0, 45.0, -120.0])
+def test_motion_blur_equals_its_definition(degrees):
+    image, radius, sigma = gradient(64), 10, 2.5
+    steps = range(2 * radius + 1)
+    weights = [math.exp(-i * i / (2 * sigma * sigma)) for i in steps]
+    wanted = np.zeros(image.shape)
+    for i, weight in zip(steps, weights, strict=True):
+        x = math.ceil(i * math.cos(math.radians(degrees)) - 0.5)
+        y = math.ceil(i * math.sin(math.radians(degrees)) - 0.5)
+        rows, columns = np.clip(np.arange(64) + y, 0, 63), np.clip(np.arange(64) + x, 0, 63)
+        wanted += weight / sum(weights) * image[rows][:, columns]
+    copy = motion_blurred(image, radius, sigma, degrees)
+    assert np.abs(copy - (wanted + 1 / 514)).max() <= 1.001  # truncated, after rounding in 16 bits
+    assert np.array_equal(motion_blurred(image[..., 0].copy(), radius, sigma, degrees), copy[..., 0])
+
+
+def test_zoom_blur_has_the_published_numbers_of_factors():
+    counts = {size: [len(np.arange(1.0, *zooms)) for zooms in CONSTANTS["zoom_blur"][size]] for size in PRESETS}
+    assert counts == {32: [7, 12, 16, 21, 26], 64: [7, 12, 16, 21, 26], 224: [12, 16, 11, 13, 11]}
+
+
+def test_zoom_blur_equals_scipys():
+    image = gradient(64)
+    x = (image / 255).astype(np.float32)
+    total = x.copy()
+    for factor in np.arange(1.0, 1.16, 0.01):
+        kept = math.ceil(64 / factor)
+        first = (64 - kept) // 2
+        square = x[first : first + kept, first : first + kept]
+        grown = ndimage.zoom(square, (factor, factor, 1), order=1)
+        trim = (len(grown) - 64) // 2
+        total += grown[trim : trim + 64, trim : trim + 64]
+    assert np.abs(plain(image, "zoom_blur", 3) - np.clip(total / 17, 0, 1) * 255).max() <= 1.01
+
+
+def test_elastic_transform_is_an_affine_warp_and_then_smooth_displacements():
+    image = gradient(64)
+    still = elastic_transform(image, (0, 0, 0), np.random.default_rng(0), 1.0)
+    assert np.abs(still * 255 - image).max() < 1e-3
+    moved = elastic_transform(image, (0, 0, 5), np.random.default_rng(0), 1.0)
+    assert mad((moved * 255).astype(np.uint8), image) > 1
+    rough = elastic_transform(image, (10, 2, 0), np.random.default_rng(0), 1.0)
+    rng = np.random.default_rng(0)
+    rng.uniform(0, 0, (3, 2))
+    across = ndimage.gaussian_filter(rng.uniform(-1, 1, (64, 64)), 2, truncate=3) * 10
+    down = ndimage.gaussian_filter(rng.uniform(-1, 1, (64, 64)), 2, truncate=3) * 10
+    at = np.arange(64)[:, None] + down, np.arange(64) + across
+    wanted = ndimage.map_coordinates(image[..., 0] / 255, at, order=1, mode="reflect")
+    np.testing.assert_allclose(rough[..., 0], wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", PRESETS)
