@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .load import Run
@@ -103,24 +101,54 @@ def build_table(runs: Iterable[Run], *, weights: str = "raw", checkpoint: str = 
 
 
 def build_columns(runs: Iterable[Run]) -> list[Column]:
-    groups: dict[tuple[str, str, str], list[Run]] = {}
+    """The runs grouped into columns: seeds of the same settings together, other settings of a method side by side."""
+    groups: dict[tuple[str, str], list[Column]] = {}
     for run in runs:
-        groups.setdefault((model_of(run), method_of(run), _identity(run)), []).append(run)
+        model, method = model_of(run), method_of(run)
+        found = groups.setdefault((model, method), [])
+        for column in found:
+            if _settings(column.runs[0]) == _settings(run):
+                column.runs.append(run)
+                break
+        else:
+            found.append(Column(model, method, _label(method, run), [run]))
+    for found in groups.values():
+        _tell_apart(found)
     columns = []
-    for model in sorted({model for model, _, _ in groups}):
-        methods = {method for m, method, _ in groups if m == model}
-        for method in [*METHODS, *sorted(methods - set(METHODS))]:
-            members = [(key, found) for (m, t, key), found in groups.items() if (m, t) == (model, method)]
-            for key, found in members or [("", [])]:
-                label = _label(method, found) + (f" [{key}]" if len(members) > 1 else "")
-                columns.append(Column(model, method, label, found))
+    for model in sorted({model for model, _ in groups}):
+        others = sorted({method for m, method in groups if m == model} - set(METHODS))
+        for method in [*METHODS, *others]:
+            columns += groups.get((model, method)) or [Column(model, method, LABELS.get(method, method), [])]
     return columns
 
 
-def _label(method: str, runs: list[Run]) -> str:
+def _label(method: str, run: Run) -> str:
     """As in the paper: Vanilla (SGD), SAM, GSAM."""
-    base = str(runs[0].setting("base.name", "")) if runs and method == "vanilla" else ""
+    base = str(run.setting("base.name", "")) if method == "vanilla" else ""
     return LABELS.get(method, method) + (f" ({BASES.get(base, base)})" if base else "")
+
+
+def _tell_apart(columns: list[Column]) -> None:
+    """Add the settings in which columns of one model and method differ to their labels, three at most."""
+    settings = [_settings(column.runs[0]) for column in columns]
+    keys = sorted({key for one in settings for key in one if any(one[key] != other.get(key) for other in settings)})
+    for column, one in zip(columns, settings, strict=True):
+        told = [f"{key}={one.get(key)}" for key in keys[:3]] + ["..."] * (len(keys) > 3)
+        column.label += f" [{', '.join(told)}]" if told else ""
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """The leaves of the configuration by dotted key, without those that do not say what was trained."""
+
+    def leaves(node: object, at: str) -> Iterator[tuple[str, str]]:
+        if not isinstance(node, dict):
+            yield at, str(node)
+            return
+        for key, value in node.items():
+            if key not in _NO_IDENTITY:
+                yield from leaves(value, f"{at}.{key}" if at else str(key))
+
+    return dict(leaves(run.config, ""))
 
 
 def model_of(run: Run) -> str:
@@ -136,15 +164,6 @@ def method_of(run: Run) -> str:
 def _named(run: Run, what: str) -> str:
     found = [run.setting(f"{what}.name"), *(row.get(what) for row in run.results), run.meta.get(what)]
     return next((str(name) for name in found if name), f"unknown {what}")
-
-
-def _identity(run: Run) -> str:
-    def kept(node: object) -> object:
-        if isinstance(node, dict):
-            return {key: kept(value) for key, value in node.items() if key not in _NO_IDENTITY}
-        return node
-
-    return hashlib.sha256(json.dumps(kept(run.config), sort_keys=True, default=str).encode()).hexdigest()[:6]
 
 
 def _scores(run: Run, weights: str, checkpoint: str) -> dict[tuple[str, str | None, int | None], dict]:
