@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf  # noqa: E402
 from gsam.config import Config  # noqa: E402
 from gsam.optim import BASES, ESTIMATORS, ScheduleConfig, Schedules  # noqa: E402
 from gsam.recipes import TRAINING_PICTURES, compose  # noqa: E402
+from gsam.train import stepper  # noqa: E402
 from gsam.train.settings import Duration  # noqa: E402
-from gsam.train.trainer import _schedules  # noqa: E402
 
 
 def schedules_of(composed: DictConfig, examples: int | None = None) -> Schedules:
@@ -34,7 +34,7 @@ def schedules_of(composed: DictConfig, examples: int | None = None) -> Schedules
     )
     total = Duration.parse(composed.train.epochs, "ep").steps(examples, composed.train.batch_size)
     warmup = Duration.parse(config.schedule.warmup_steps, "st").steps(examples, composed.train.batch_size)
-    return _schedules(config, total, warmup)
+    return stepper.schedules(config, total, warmup)
 
 
 def _typed(schema: type, values: DictConfig) -> object:

@@ -110,7 +110,8 @@ def _create(cfg: ModelConfig, num_classes: int | None, image_size: int | None, i
     try:
         return timm.create_model(cfg.name, **kwargs)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"model.name={cfg.name} refuses {kwargs}: {error}; change model.kwargs") from error
+        given = f"model.kwargs={dict(cfg.kwargs)}, model.drop_path={cfg.drop_path}"
+        raise ValueError(f"model.name={cfg.name} refuses {given}: {error}") from error
 
 
 def _load(model: nn.Module, cfg: ModelConfig) -> None:
