@@ -71,7 +71,7 @@ def check(cfg: ModelConfig) -> Iterator[str]:
         yield from _check_source(cfg.init)
     try:
         with torch.device("meta"):
-            model = _create(cfg, None, None, 3)
+            model = _create(cfg, num_classes=2, image_size=None, in_chans=3)
             if cfg.init is None and cfg.scheme is InitScheme.big_vision:
                 init_big_vision(model)
             if cfg.head_bias is not None:
@@ -82,8 +82,8 @@ def check(cfg: ModelConfig) -> Iterator[str]:
         yield str(error)
 
 
-def _create(cfg: ModelConfig, num_classes: int | None, image_size: int | None, in_chans: int) -> nn.Module:
-    """timm.create_model, with errors that name the key to change; None leaves a value at timm's default."""
+def _create(cfg: ModelConfig, num_classes: int, image_size: int | None, in_chans: int) -> nn.Module:
+    """timm.create_model, with errors that name the key to change; image_size None leaves timm's default."""
     import timm
 
     import gsam.models.zoo  # noqa: F401 registers this project's models
@@ -97,11 +97,9 @@ def _create(cfg: ModelConfig, num_classes: int | None, image_size: int | None, i
         raise ValueError(f"model.name={cfg.name}: timm has no such model; {hint}")
     for key in RESERVED.keys() & cfg.kwargs.keys():
         raise ValueError(f"model.kwargs.{key}={cfg.kwargs[key]}: not settable here, use {RESERVED[key]}")
-    kwargs = {"in_chans": in_chans, **cfg.kwargs}
+    kwargs = {"num_classes": num_classes, "in_chans": in_chans, **cfg.kwargs}
     if isinstance(kwargs.get("act_layer"), str):
         kwargs["act_layer"] = timm.layers.get_act_layer(kwargs["act_layer"])  # MlpMixer takes no names
-    if num_classes is not None:
-        kwargs["num_classes"] = num_classes
     if cfg.drop_path:
         kwargs["drop_path_rate"] = cfg.drop_path
     pretrained = timm.get_pretrained_cfg(cfg.name, allow_unregistered=True)

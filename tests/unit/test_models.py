@@ -173,6 +173,17 @@ def test_same_seed_same_weights_and_the_callers_random_state_stays():
     assert first.training and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in first.parameters())
 
 
+@pytest.mark.parametrize(
+    "name", ["convnext_atto", "swin_tiny_patch4_window7_224", "vit_base_patch16_siglip_224", "resnet18.a1_in1k"]
+)
+def test_any_other_timm_name_works(name):
+    cfg = ModelConfig(name=name, head_bias=-3.0)
+    assert list(check(cfg)) == []
+    with torch.device("meta"):
+        model = build_model(cfg, num_classes=7, image_size=224, seed=0)
+        assert model(torch.randn(2, 3, 224, 224)).shape == (2, 7)
+
+
 def test_small_convnet_runs_on_28_and_32_pixels():
     for size, chans in ((28, 3), (32, 3), (28, 1)):
         model = build_model(read("small_convnet"), num_classes=10, image_size=size, seed=0, in_chans=chans)
