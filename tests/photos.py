@@ -28,7 +28,7 @@ def pieces(count: int, seed: int) -> list[Image.Image]:
 
 
 def make_folder(root: Path) -> Path:
-    """<root>/{train,val}/<class>/: JPEGs, of which one each is grey and CMYK, and PNGs with alpha and with a palette."""
+    """<root>/{train,val}/<class>/: JPEGs, one each of them grey and CMYK, and PNGs with alpha and with a palette."""
     for seed, (split, each) in enumerate((("train", TRAIN_PER_CLASS), ("val", VAL_PER_CLASS))):
         pictures = pieces(each * len(CLASSES), seed)
         for i, picture in enumerate(pictures):

@@ -112,7 +112,10 @@ def eval_picture(pixels, resize, out):
     height, width = pixels.shape[0], pixels.shape[1]
     rows, columns, top, left = eval_geometry(height, width, resize, out.shape[0])
     if rows == height and columns == width:
-        out[:] = pixels[top : top + out.shape[0], left : left + out.shape[1]]
+        for row in range(out.shape[0]):  # a slice assignment would take numba ten times as long to compile
+            for column in range(out.shape[1]):
+                for c in range(3):
+                    out[row, column, c] = pixels[top + row, left + column, c]
     else:
         resize_crop(pixels, rows, columns, top, left, out)
 

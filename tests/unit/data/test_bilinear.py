@@ -29,13 +29,17 @@ def both(resize, pixels, rows, columns):
 
 # Heights up to the width: there Pillow, as this code, resizes along the rows first.
 @pytest.mark.parametrize("height, width, rows, columns", [
-    (375, 500, 256, 341), (200, 260, 256, 332), (300, 300, 300, 300), (90, 100, 28, 28), (600, 512, 300, 256), (1, 1, 5, 5),
-    (40, 400, 40, 100), (2, 300, 30, 4500),
+    (375, 500, 256, 341), (200, 260, 256, 332), (300, 300, 300, 300), (90, 100, 28, 28), (600, 512, 300, 256),
+    (1, 1, 5, 5), (40, 400, 40, 100), (2, 300, 30, 4500),
 ])  # fmt: skip
 def test_equal_to_pillow(compiled, height, width, rows, columns):
     rng = np.random.default_rng(0)
     photo = np.asarray(photograph().resize((width, height)))
-    for pixels in (photo, rng.integers(0, 256, (height, width, 3), np.uint8), np.full((height, width, 3), 255, np.uint8)):
+    for pixels in (
+        photo,
+        rng.integers(0, 256, (height, width, 3), np.uint8),
+        np.full((height, width, 3), 255, np.uint8),
+    ):
         ours, theirs = both(compiled, pixels, rows, columns)
         assert np.array_equal(ours, theirs)
 

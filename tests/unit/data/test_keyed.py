@@ -125,7 +125,9 @@ def test_epoch_orders_are_permutations_without_shared_epochs():
     assert tuple(keyed.epoch_order(1, 2, 100)) == orders[1, 2]
 
 
-@pytest.mark.parametrize("height, width", [(375, 500), (500, 375), (256, 256), (300, 256), (255, 700), (28, 28), (31, 97)])
+@pytest.mark.parametrize(
+    "height, width", [(375, 500), (500, 375), (256, 256), (300, 256), (255, 700), (28, 28), (31, 97)]
+)
 @pytest.mark.parametrize("resize, size", [(256, 224), (28, 28), (33, 28), (224, 224)])
 def test_eval_geometry_is_torchvisions(height, width, resize, size):
     """Checked on a picture whose pixels are their coordinates: nearest-neighbour sampling shows the box."""
