@@ -84,9 +84,13 @@ def build_table(runs: Iterable[Run], *, weights: str = "raw", checkpoint: str = 
         for evalset, corruption, severity in score:
             found.setdefault(evalset, {}).setdefault(corruption, set()).add(severity)
     if not found:
+        there = sorted(
+            {f"{row.get('weights')} weights of {row.get('checkpoint')}" for run in runs for row in run.results}
+        )
         raise ValueError(
-            f"none of {len(runs)} run(s) has a result with weights={weights}, checkpoint={checkpoint}; "
-            "evaluate them first: python evaluate.py weights=<run folder>"
+            f"none of {len(runs)} run(s) has a result with the {weights} weights of {checkpoint}; "
+            + (f"there are results with {', '.join(there)}: choose these, or " if there else "")
+            + "evaluate them first: python evaluate.py weights=<run folder> evalset=<name>"
         )
     rows = []
     for evalset, kinds in sorted(found.items(), key=lambda item: (None not in item[1], item[0])):

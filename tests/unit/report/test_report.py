@@ -128,6 +128,8 @@ def test_results_of_other_weights_checkpoints_and_steps_are_kept_apart(runs_fold
     assert cell(build_table(runs), "gsam", "fashion_mnist", None).top1 == row["top1"]
     assert cell(build_table(runs, weights="ema"), "gsam", "fashion_mnist", None).top1 == 0.6
     assert cell(build_table(runs, checkpoint="best.pt"), "gsam", "fashion_mnist", None).top1 == 0.7
+    with pytest.raises(ValueError, match="there are results with ema weights of last.pt, raw weights of best.pt, raw"):
+        build_table(runs, weights="ema", checkpoint="best.pt")
 
 
 def test_other_settings_are_no_seeds(runs_folder):
