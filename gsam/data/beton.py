@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -111,10 +112,10 @@ def _worker(source: Source, writer: Any, allocator: Any, next_chunk: Any, done: 
     """
     from ffcv.writer import handle_sample
 
-    parent = os.getppid()
+    threading.Thread(target=_exit_without, args=(os.getppid(),), daemon=True).start()
     table = np.frombuffer(writer.metadata_sm.buf, dtype=writer.metadata_type)
     with allocator:  # writes its last page at the end
-        while os.getppid() == parent:  # a killed parent must not leave workers behind
+        while True:
             with next_chunk.get_lock():
                 first = next_chunk.value
                 next_chunk.value += CHUNK
@@ -132,6 +133,13 @@ def _worker(source: Source, writer: Any, allocator: Any, next_chunk: Any, done: 
     pipe.send(("end", np.array(allocator.allocations, dtype=_allocation_type())))
     del table  # a view of shared memory cannot be closed
     pipe.close()
+
+
+def _exit_without(parent: int) -> None:
+    """A worker whose parent was killed would wait for ever, for the parent to read or for another worker's page."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
 
 
 def _allocation_type() -> np.dtype:

@@ -67,9 +67,11 @@ class FolderLoader:
         self._schedule.start(epoch, skip)
         try:
             yield from self._loader
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
+            # Else torch's signal handler raises again for each worker that ends, in the middle of anything.
+            _end_workers_of(self._loader)
             raise RuntimeError(
                 f"a data worker process died ({error}); it was killed from outside or ran out of memory: "
                 "lower data.workers, or free memory"
@@ -164,5 +166,10 @@ def _end_workers() -> None:
     # At exit multiprocessing ends its children with SIGTERM, which ours ignore, and waits for them: they must be gone
     # by then.
     for loader in list(_open):
-        if loader._iterator is not None:
-            loader._iterator._shutdown_workers()
+        _end_workers_of(loader)
+
+
+def _end_workers_of(loader: DataLoader) -> None:
+    iterator, loader._iterator = loader._iterator, None
+    if iterator is not None:
+        iterator._shutdown_workers()
