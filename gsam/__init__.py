@@ -3,7 +3,7 @@
 The names are imported on first use, so that `train.py --help` does not wait for torch. They need torch and nothing else.
 """
 
-__all__ = ["ASAM", "GSAM", "SAM"]
+__all__ = ["ASAM", "GSAM", "SAM", "EntropySGD", "WeightedSAM"]
 
 
 def __getattr__(name: str):

@@ -22,6 +22,7 @@ from gsam.data import AugmentConfig, DataConfig
 from gsam.eval import EvalSet
 from gsam.models import ModelConfig
 from gsam.optim import BASES, ESTIMATORS, ScheduleConfig, VanillaEstimator
+from gsam.optim.base import OtherConfig
 from gsam.runtime import Precision
 from gsam.train.settings import Duration, EmaConfig, RunConfig, TrainConfig, WandbConfig
 
@@ -152,6 +153,8 @@ def _problems(config: Config, world: int) -> Iterator[str]:
         Duration.parse(config.schedule.warmup_steps, "st")
     except ValueError as error:
         yield f"schedule.warmup_steps={config.schedule.warmup_steps}: {error}"
+    if config.train.precision is Precision.fp16 and not config.optimizer.scale_free:
+        yield f"optimizer={config.optimizer.name} needs true gradient magnitudes, which fp16's loss scaling hides: use bf16"
     if not 0 <= config.schedule.lr_min <= config.base.lr:
         yield f"schedule.lr_min={config.schedule.lr_min}: must lie between 0 and base.lr={config.base.lr}"
     if not any("train.batch_size" in p or "train.accumulate" in p or "group_size" in p for p in own):
@@ -224,6 +227,8 @@ def _fill(
 def _choose(value: Any, table: dict[str, type], name: str, problems: list[str]) -> type | None:
     """The dataclass that `<name>.name` picks from the table."""
     choice = value.get("name") if isinstance(value, DictConfig) else None
+    if table is BASES and choice not in table and "kwargs" in value:
+        return OtherConfig  # base=other: any optimizer by name
     if choice not in table:
         problems.append(f"{name}.name={choice}: unknown" + _advice(str(choice), list(table), "", "choose"))
         return None

@@ -16,6 +16,7 @@ from gsam.models import build_model, load_weights
 from gsam.runtime import Runtime, environment
 from gsam.train import checkpoint
 from gsam.train.progress import Progress
+from gsam.train.stepper import grad_evals
 
 KEY = ("evalset", "corruption", "severity", "weights", "checkpoint", "step")
 
@@ -96,11 +97,10 @@ def load_subject(config: EvalConfig, runtime: Runtime) -> Subject:
 
 
 def _run_facts(saved: Config, meta: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
-    passes = saved.optimizer.passes
     return {
         "experiment": meta["experiment"], "config_hash": meta["config_hash"], "optimizer": saved.optimizer.name,
         "model": saved.model.name, "seed": saved.train.seed, "step": state["step"],
-        "grad_evals": state["step"] * saved.train.batch_size * passes,
+        "grad_evals": grad_evals(saved, state["step"]),
     }  # fmt: skip
 
 

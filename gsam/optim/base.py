@@ -76,8 +76,87 @@ class AdamWConfig(BaseConfig):
             yield f"base.betas={list(self.betas)}: two numbers in [0, 1)"
 
 
-# One line per base optimizer: its dataclass is the schema of `base.*`.
-BASES: dict[str, type[BaseConfig]] = {"sgd": SGDConfig, "adamw": AdamWConfig}
+@dataclass
+class AdamConfig(AdamWConfig):
+    """Adam as its paper, weight decay kept decoupled (0 by default); amsgrad: the largest second moment so far."""
+
+    name: str = "adam"
+    lr: float = 1e-3
+    amsgrad: bool = False
+
+    def build(self, groups: list[dict]) -> Optimizer:
+        return torch.optim.AdamW(groups, lr=self.lr, betas=tuple(self.betas), eps=self.eps, amsgrad=self.amsgrad)
+
+
+@dataclass
+class AdaBeliefConfig(AdamWConfig):
+    """timm's AdaBelief (Zhuang et al. 2020), decoupled decay. No rectification: the schedules' warm-up is there for that."""
+
+    name: str = "adabelief"
+    eps: float = 1e-16
+    rectify: bool = False
+
+    def build(self, groups: list[dict]) -> Optimizer:
+        from timm.optim import AdaBelief
+
+        betas = tuple(self.betas)
+        return AdaBelief(groups, lr=self.lr, betas=betas, eps=self.eps, decoupled_decay=True, rectify=self.rectify)
+
+
+@dataclass
+class OtherConfig(BaseConfig):
+    """Any optimizer of torch.optim (`RAdam`, `Adagrad`, …), of timm (`lamb`, `lion`, …), or with the extra `optimizers` of
+    pytorch_optimizer (`yogi`, `adabound`, …), by name. Whether its weight decay is decoupled is its own affair."""
+
+    name: str = ""
+    lr: float = 1e-3
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, groups: list[dict]) -> Optimizer:
+        return find_optimizer(self.name)(groups, lr=self.lr, **self.kwargs)
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        try:
+            self.build([{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}])
+        except (ValueError, TypeError) as error:
+            yield f"base.name={self.name}: {error}"
+
+
+def find_optimizer(name: str) -> type[Optimizer]:
+    """The optimizer class behind a name. Raises ValueError when no library here knows it."""
+    torch_class = getattr(torch.optim, name, None)
+    if isinstance(torch_class, type) and issubclass(torch_class, Optimizer) and torch_class is not Optimizer:
+        return torch_class
+    try:
+        from timm.optim import get_optimizer_class, list_optimizers
+
+        if name in list_optimizers():
+            return get_optimizer_class(name, bind_defaults=False)
+    except ImportError:
+        pass
+    try:
+        from pytorch_optimizer import load_optimizer
+    except ImportError:
+        raise ValueError(
+            f"{name} is not one of {', '.join(BASES)}, nor in torch.optim or timm.optim; for yogi, adabound and others "
+            "install the extra: pip install 'gsam-imagenet[optimizers]'"
+        ) from None
+    try:
+        return load_optimizer(name)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"not one of {', '.join(BASES)}, nor in torch.optim, timm.optim or pytorch_optimizer"
+        ) from error
+
+
+# One line per base optimizer: its dataclass is the schema of `base.*`. Any other name is an OtherConfig.
+BASES: dict[str, type[BaseConfig]] = {
+    "sgd": SGDConfig,
+    "adamw": AdamWConfig,
+    "adam": AdamConfig,
+    "adabelief": AdaBeliefConfig,
+}
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -4,29 +4,22 @@ A method is a *gradient estimator*: for ONE group of images it leaves the gradie
 that is the same for all methods (groups, ranks, loss scaling, clipping, the base optimizer) is in engine.py and the trainer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from gsam.optim import ops
+from gsam.optim.perturb import Form, Perturb, at_perturbed, names_with_weight
 from gsam.optim.schedule import Follow
 
 # What the perturbation is computed from. (`global` is a keyword: hence the functional form.)
 Scope = Enum("Scope", {"group": "group", "global": "global"})
-
-
-class Perturb(Enum):
-    """Shape of the perturbation e for a clean gradient g at weights w."""
-
-    sam = "sam"  # e = rho g / ||g||                     Foret et al. 2021, Eq. 2
-    asam = "asam"  # e = rho w^2 g / || |w| g ||           Kwon et al. 2021, Alg. 1 with T_w = |w|, every parameter
-    asam_big_vision = "asam_big_vision"  # e = rho |w| g / ||g||   `adaptive_perturbation` of the official GSAM code
 
 
 class Step(NamedTuple):
@@ -36,6 +29,7 @@ class Step(NamedTuple):
     lr: float
     rho: float = 0.0
     alpha: float = 0.0
+    seed: int = 0  # of the run, for methods that draw random numbers of their own
 
 
 class StepStats(NamedTuple):
@@ -49,15 +43,18 @@ class StepStats(NamedTuple):
 
 
 class GradFn(Protocol):
-    def __call__(self, *, again: bool = False) -> Tensor:
+    def __call__(self, *, again: bool = False, batch: int = 0) -> Tensor:
         """Zero the gradients, run forward + backward on every micro-batch of the group at the CURRENT weights; return its
-        mean loss, shape (). `again`: the second pass (same random numbers, BatchNorm buffers frozen)."""
+        mean loss, shape (). `again`: the second pass (same random numbers, BatchNorm buffers frozen). `batch`: which of the
+        step's batches, for methods that take several."""
         ...
 
 
 class Estimator(Protocol):
     name: str
     passes: int  # gradient evaluations per image
+    batches_per_step: int
+    scale_free: bool  # right with gradients multiplied by any loss scale (fp16)
 
     @property
     def local(self) -> bool:
@@ -81,7 +78,17 @@ class Perturbing:
     rho_schedule: Follow = Follow.lr  # how the radius goes from rho_max to rho_min
     group_size: int | None = None  # m: images that share one perturbation; None = the batch of one rank
     scope: Scope = Scope.group  # what the perturbation is computed from: each group's gradient, or the whole batch's
-    perturb: Perturb = Perturb.sam
+    perturb: Perturb = Perturb.sam  # sam | asam: the shape of the perturbation
+    form: Form = Form.elementwise  # of asam: elementwise | original | big_vision
+    eta: float = 0.01  # added to |w| by form=original
+    clamp_rho: bool = False  # rho >= rho_min in warm-up too, where the official formula goes below it
+    passes: ClassVar[int] = 2
+    batches_per_step: ClassVar[int] = 1
+    scale_free: ClassVar[bool] = True
+
+    def bind(self, named: Iterable[tuple[str, Parameter]]) -> None:
+        """Tell a method the parameters' names; only ASAM's original form asks for them."""
+        self._scaled = names_with_weight(named)
 
     @property
     def local(self) -> bool:
@@ -105,6 +112,8 @@ class Perturbing:
             yield f"optimizer.rho_min={low}, rho_max={high}: a perturbation radius is not negative"
         if low > high:
             yield f"optimizer.rho_min={low} is larger than optimizer.rho_max={high}: swap them"
+        if self.eta < 0:
+            yield f"optimizer.eta={self.eta}: must not be negative"
         if self.group_size is not None and self.group_size < 1:
             yield f"optimizer.group_size={self.group_size}: at least 1 image, or null for one rank's batch"
         if self.group_size is not None and not self.local:
@@ -114,13 +123,11 @@ class Perturbing:
         self, params: Sequence[Parameter], clean: list[Tensor], clean_norm: Tensor, rho: float
     ) -> AbstractContextManager:
         """Context with the weights at w + e."""
-        if self.perturb is Perturb.sam:
-            return ops.perturbed(params, clean, rho / (clean_norm + ops.EPS))
-        size = torch._foreach_abs([p.detach() for p in params])
-        scaled = torch._foreach_mul(size, clean)  # |w| g
-        if self.perturb is Perturb.asam_big_vision:
-            return ops.perturbed(params, scaled, rho / (clean_norm + ops.EPS))
-        return ops.perturbed(params, torch._foreach_mul(scaled, size), rho / (ops.norm(scaled) + ops.EPS))
+        form = None if self.perturb is Perturb.sam else self.form
+        scaled = getattr(self, "_scaled", None)
+        if form is Form.original and scaled is None:
+            raise ValueError("form=original scales by parameter name: pass model=, or choose elementwise or big_vision")
+        return at_perturbed(params, clean, clean_norm, rho, form, self.eta, scaled)
 
 
 def two_gradients(

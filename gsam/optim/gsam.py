@@ -8,7 +8,6 @@ first order:      gradient used = g_p - alpha * g_perp.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
 
 import torch
 from torch.nn import Parameter
@@ -31,7 +30,6 @@ class GSAMEstimator(Perturbing):
     alpha: float = 0.1  # size of the ascent step along g_perp
     alpha_schedule: Follow = Follow.constant
     minimize: Minimize = Minimize.fp
-    passes: ClassVar[int] = 2
 
     def __call__(self, params: Sequence[Parameter], grad_fn: GradFn, step: Step) -> StepStats:
         clean, sharp, stats = two_gradients(self, params, grad_fn, step)

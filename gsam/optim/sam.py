@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch.nn import Parameter
 
 from gsam.optim import ops
 from gsam.optim.estimator import GradFn, Perturbing, Step, StepStats, two_gradients
+from gsam.optim.perturb import START, Perturb
 
 
 @dataclass
@@ -15,10 +15,21 @@ class SAMEstimator(Perturbing):
     """Uses the gradient g_p = grad f(w + e) at the perturbed weights, applied to w."""
 
     name: str = "sam"
-    passes: ClassVar[int] = 2
 
     def __call__(self, params: Sequence[Parameter], grad_fn: GradFn, step: Step) -> StepStats:
         clean, sharp, stats = two_gradients(self, params, grad_fn, step)
         sharp_norm = ops.norm(sharp)
         cos = ops.dot(clean, sharp) / (stats.clean_norm * sharp_norm)
         return stats._replace(sharp_norm=sharp_norm, cos=cos)
+
+
+@dataclass
+class ASAMEstimator(SAMEstimator):
+    """SAM with ASAM's perturbation. Without a radius it takes the usual one of its form."""
+
+    name: str = "asam"
+    perturb: Perturb = Perturb.asam
+
+    def __post_init__(self):
+        if self.rho is None and self.rho_max is None and self.rho_min is None:
+            self.rho = START[self.form]

@@ -11,6 +11,8 @@ class Shape(Enum):
 
     linear = "linear"
     cosine = "cosine"
+    polynomial = "polynomial"  # (1 - progress)^power
+    inverse_sqrt = "inverse_sqrt"  # lr_max / sqrt(t), never below lr_min: Theorem 5.1 of the GSAM paper
     constant = "constant"
 
 
@@ -19,8 +21,10 @@ class Follow(Enum):
 
     lr = "lr"  # linear in the learning rate, as the official code
     constant = "constant"  # always the largest value
-    linear = "linear"  # by training progress, no warm-up
+    linear = "linear"  # this and the next: a decay of its own over the whole training, without warm-up
     cosine = "cosine"
+    polynomial = "polynomial"
+    inverse_sqrt = "inverse_sqrt"
 
 
 @dataclass
@@ -30,13 +34,23 @@ class ScheduleConfig:
     name: Shape = Shape.linear
     warmup_steps: str = "0"  # steps, or a duration: 10000st, 5ep
     lr_min: float = 0.0  # learning rate at the end
+    power: float = 2.0  # of the polynomial
 
 
-def decay(shape: Shape | Follow, progress: float) -> float:
-    """1 at progress 0, 0 at progress 1."""
+def between(
+    shape: Shape | Follow, low: float, high: float, step: float, total: float, start: float, power: float
+) -> float:
+    """`high` at step 0, `low` at step `total` and after. `start`: step count that inverse_sqrt begins at."""
+    progress = min(1.0, max(0.0, step / max(1, total)))
+    if shape.name == "constant":
+        return high
+    if shape.name == "inverse_sqrt":
+        return max(low, high * math.sqrt(max(1, start) / (max(1, start) + max(0, step))))
     if shape.name == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    return 1.0 if shape.name == "constant" else 1.0 - progress
+        share = 0.5 * (1 + math.cos(math.pi * progress))
+    else:
+        share = (1.0 - progress) ** (power if shape.name == "polynomial" else 1.0)
+    return low + (high - low) * share
 
 
 class Values(NamedTuple):
@@ -64,17 +78,17 @@ class Schedules:
     rho_follows: Follow = Follow.lr
     alpha_max: float = 0.0
     alpha_follows: Follow = Follow.constant
-
-    def progress(self, step: int) -> float:
-        span = max(1, self.total_steps - self.warmup_steps)
-        return min(1.0, max(0.0, (step - self.warmup_steps) / span))
+    power: float = 2.0
+    clamp_rho: bool = False
 
     def lr(self, step: int) -> float:
-        decayed = self.lr_min + (self.lr_max - self.lr_min) * decay(self.shape, self.progress(step))
+        since, span = step - self.warmup_steps, self.total_steps - self.warmup_steps
+        decayed = between(self.shape, self.lr_min, self.lr_max, since, span, self.warmup_steps, self.power)
         return decayed * min(1.0, step / self.warmup_steps) if self.warmup_steps else decayed
 
     def rho(self, step: int) -> float:
-        return self._follow(self.rho_follows, step, self.rho_min, self.rho_max)
+        rho = self._follow(self.rho_follows, step, self.rho_min, self.rho_max)
+        return max(rho, self.rho_min) if self.clamp_rho else rho
 
     def alpha(self, step: int) -> float:
         return self._follow(self.alpha_follows, step, 0.0, self.alpha_max)
@@ -86,7 +100,7 @@ class Schedules:
     def _follow(self, how: Follow, step: int, low: float, high: float) -> float:
         if how is Follow.lr:
             return follow_lr(self.lr(step), self.lr_min, self.lr_max, low, high)
-        return low + (high - low) * decay(how, min(1.0, step / max(1, self.total_steps)))
+        return between(how, low, high, step, self.total_steps, 1, self.power)
 
 
 def follow_lr(lr: float, lr_min: float, lr_max: float, low: float, high: float) -> float:

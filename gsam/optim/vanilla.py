@@ -15,7 +15,9 @@ class VanillaEstimator:
 
     name: str = "vanilla"
     passes: ClassVar[int] = 1
+    batches_per_step: ClassVar[int] = 1
     local: ClassVar[bool] = False
+    scale_free: ClassVar[bool] = True
 
     def __call__(self, params: Sequence[Parameter], grad_fn: GradFn, step: Step) -> StepStats:
         return StepStats(loss=grad_fn())

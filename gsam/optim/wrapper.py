@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from enum import Enum
 from typing import Any
 
 import torch
@@ -11,10 +12,13 @@ from torch.optim import Optimizer
 
 from gsam.optim.batchnorm import BatchStats, second_pass
 from gsam.optim.engine import estimate
-from gsam.optim.estimator import Estimator, Perturb, Scope, Step
+from gsam.optim.entropy_sgd import EntropySGDEstimator
+from gsam.optim.estimator import Estimator, Scope, Step
 from gsam.optim.gsam import GSAMEstimator, Minimize
-from gsam.optim.sam import SAMEstimator
+from gsam.optim.perturb import Form, Perturb
+from gsam.optim.sam import ASAMEstimator, SAMEstimator
 from gsam.optim.schedule import follow_lr
+from gsam.optim.weighted import WeightedEstimator
 
 
 class SharpnessAware(Optimizer):
@@ -28,19 +32,23 @@ class SharpnessAware(Optimizer):
     closure synchronises both passes: one perturbation for all ranks.
     """
 
+    seed = 0  # of the noise that EntropySGD draws
+
     def __init__(self, base: Optimizer, estimator: Estimator, *, lr_max: float | None = None, lr_min: float = 0.0,
                  alpha: float = 0.0, model: nn.Module | None = None):  # fmt: skip
         problems = list(estimator.problems())
-        low, high = estimator.rho_range
+        low, high = getattr(estimator, "rho_range", (0.0, 0.0))
         if low != high and lr_max is None:
             problems.append(
                 "lr_max: rho follows the learning rate from rho_max to rho_min, so give lr_max (and lr_min)"
             )
         if problems:
             raise ValueError("; ".join(problems))
+        if model is not None and hasattr(estimator, "bind"):
+            estimator.bind(model.named_parameters())
         super().__init__(base.param_groups, base.defaults)
         self.base, self.estimator, self.model = base, estimator, model
-        self.lr_max, self.lr_min, self.alpha = lr_max, lr_min, alpha
+        self.lr_max, self.lr_min, self.alpha, self.steps = lr_max, lr_min, alpha, 0
         self._alias()
 
     def _alias(self) -> None:
@@ -50,14 +58,17 @@ class SharpnessAware(Optimizer):
         """One update. closure: forward, backward, return the loss (with `scaler`: backward of `scaler.scale(loss)`); it is
         called once per pass. Returns the loss at the unperturbed weights, shape (). Raises ValueError when the closure
         leaves no gradient. A non-finite scaled gradient in either pass leaves weights and state unchanged (fp16)."""
+        if scaler is not None and not self.estimator.scale_free:
+            raise ValueError(f"{self.estimator.name} needs true gradient magnitudes: no GradScaler; use bf16 or fp32")
         self._alias()  # loading a state into the base optimizer makes new groups
         params = [p for group in self.param_groups for p in group["params"]]
         lr = self.param_groups[0]["lr"]
-        low, high = self.estimator.rho_range
+        low, high = getattr(self.estimator, "rho_range", (0.0, 0.0))
         rho = high if low == high else follow_lr(lr, self.lr_min, self.lr_max, low, high)
-        grad_fn = self._grad_fn(closure)
+        step = Step(self.steps, lr, rho, self.alpha, self.seed)
         batch_stats = BatchStats(self.model) if self.model is not None else None
-        stats = estimate(self.estimator, params, [grad_fn], Step(0, lr, rho, self.alpha), batch_stats)
+        stats = estimate(self.estimator, params, [self._grad_fn(closure)], step, batch_stats)
+        self.steps += 1
         if scaler is None:
             self.base.step()
         else:
@@ -73,7 +84,7 @@ class SharpnessAware(Optimizer):
             else nullcontext
         )
 
-        def grad_fn(*, again: bool = False) -> Tensor:
+        def grad_fn(*, again: bool = False, batch: int = 0) -> Tensor:
             self.zero_grad(set_to_none=True)
             if self.model is not None and not again:
                 states[:] = _random_states()
@@ -91,11 +102,13 @@ class SharpnessAware(Optimizer):
             super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state: nothing else has to survive a restart."""
-        return self.base.state_dict()
+        """The base optimizer's state and the number of steps: nothing else has to survive a restart."""
+        return {**self.base.state_dict(), "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.base.load_state_dict(state_dict)
+        """Also takes a state of the base optimizer alone."""
+        self.base.load_state_dict({k: v for k, v in state_dict.items() if k != "steps"})
+        self.steps = state_dict.get("steps", self.steps)
         self._alias()
 
 
@@ -126,24 +139,49 @@ class SAM(SharpnessAware):
 
 
 class ASAM(SharpnessAware):
-    """Kwon et al. 2021. form: "elementwise" (every parameter, e = rho w^2 g / || |w| g ||; start from rho 2.0) or
-    "big_vision" (the official GSAM code's, e = rho |w| g / ||g||)."""
+    """Kwon et al. 2021. form: "elementwise", "original" (scales by parameter name: needs model=) or "big_vision"; see
+    gsam.optim.Form. Their radii differ: rho None takes the form's usual one (2.0, 0.5, 0.5)."""
 
-    def __init__(self, base: Optimizer, rho: float = 2.0, *, form: str = "elementwise", model: nn.Module | None = None):
-        forms = {"elementwise": Perturb.asam, "big_vision": Perturb.asam_big_vision}
-        if form not in forms:
-            raise ValueError(f"form={form!r}: choose one of {', '.join(forms)}")
-        super().__init__(base, SAMEstimator(rho=rho, perturb=forms[form], scope=_scope(model)), model=model)
+    def __init__(self, base: Optimizer, rho: float | None = None, *, form: str = "elementwise", eta: float = 0.01,
+                 model: nn.Module | None = None):  # fmt: skip
+        form = _member(Form, "form", form)
+        if form is Form.original and model is None:
+            raise ValueError('form="original" scales parameters by name: pass model=')
+        super().__init__(base, ASAMEstimator(rho=rho, form=form, eta=eta, scope=_scope(model)), model=model)
+
+
+class WeightedSAM(SharpnessAware):
+    """min(f_p + lam * h) with the surrogate gap h = f_p - f (Table 2 of the GSAM paper)."""
+
+    def __init__(self, base: Optimizer, rho: float = 0.05, lam: float = 0.1, *, model: nn.Module | None = None):
+        super().__init__(base, WeightedEstimator(rho=rho, lam=lam, scope=_scope(model)), model=model)
+
+
+class EntropySGD(SharpnessAware):
+    """Chaudhari et al. 2017. The closure is called `iterations` times per step and must take a NEW batch each time.
+    settings: the fields of gsam.optim.EntropySGDEstimator. seed: of the Langevin noise, the same on every rank."""
+
+    def __init__(
+        self, base: Optimizer, iterations: int = 5, *, seed: int = 0, model: nn.Module | None = None, **settings: float
+    ):
+        super().__init__(base, EntropySGDEstimator(iterations=iterations, **settings), model=model)
+        self.seed = seed
 
 
 class GSAM(SharpnessAware):
     """Zhuang et al. 2022. rho follows the base optimizer's learning rate from rho_max (at lr_max) to rho_min (at lr_min)."""
 
     def __init__(self, base: Optimizer, rho_max: float, rho_min: float, alpha: float, *, lr_max: float, lr_min: float = 0.0,
-                 minimize: str = "fp", model: nn.Module | None = None):  # fmt: skip
-        if minimize not in Minimize.__members__:
-            raise ValueError(f"minimize={minimize!r}: choose one of {', '.join(Minimize.__members__)}")
+                 perturb: str = "sam", form: str = "elementwise", minimize: str = "fp",
+                 model: nn.Module | None = None):  # fmt: skip
         estimator = GSAMEstimator(
-            rho_max=rho_max, rho_min=rho_min, alpha=alpha, minimize=Minimize[minimize], scope=_scope(model)
-        )
+            rho_max=rho_max, rho_min=rho_min, alpha=alpha, perturb=_member(Perturb, "perturb", perturb),
+            form=_member(Form, "form", form), minimize=_member(Minimize, "minimize", minimize), scope=_scope(model),
+        )  # fmt: skip
         super().__init__(base, estimator, lr_max=lr_max, lr_min=lr_min, alpha=alpha, model=model)
+
+
+def _member(kind: type[Enum], key: str, value: str) -> Enum:
+    if value not in kind.__members__:
+        raise ValueError(f"{key}={value!r}: choose one of {', '.join(kind.__members__)}")
+    return kind[value]

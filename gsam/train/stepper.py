@@ -1,6 +1,6 @@
 """One training step, on one screen, and everything it needs: model, optimizer, schedules, loss scaling, moving average."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,10 +11,13 @@ from torch.nn.parallel import DistributedDataParallel
 from gsam.config import Config
 from gsam.losses import build_loss
 from gsam.models import build_model
-from gsam.optim import BatchStats, Schedules, Scope, Step, StepStats, build_base, estimate, second_pass
+from gsam.optim import BatchStats, GradFn, Schedules, Scope, Step, StepStats, build_base, estimate, second_pass
+from gsam.optim.estimator import Perturbing
 from gsam.optim.schedule import Follow
 from gsam.runtime import Normalize, Runtime, seed_for
 from gsam.train.settings import Duration
+
+Batch = tuple[Tensor, Tensor]
 
 
 class Stepper:
@@ -31,6 +34,8 @@ class Stepper:
         self.ema = _ema(self.model, config.ema.decay)
         self.base = build_base(config.base, self.model)
         self.estimator = config.optimizer
+        if hasattr(self.estimator, "bind"):
+            self.estimator.bind(self.model.named_parameters())
         # Compile before DDP wraps: one compiled backward inside DDP keeps its overlapped reduction.
         self.forward = torch.compile(self.model) if train.compile else self.model
         if runtime.world > 1 and not self.estimator.local:
@@ -46,14 +51,15 @@ class Stepper:
         self.schedules = schedules(config, self.total_steps, self.steps(config.schedule.warmup_steps, "st"))
         self.step, self.skipped = 0, 0
 
-    def train_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """One optimizer step on this rank's images uint8 (B, 3, H, W) and labels (B,). Returns 0-dim tensors by name."""
-        step = Step(self.step, *self.schedules.at(self.step))
+    def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """One optimizer step on this rank's images uint8 (B, 3, H, W) and labels (B,): one batch, or as many as the method
+        takes per step. Returns 0-dim tensors by name."""
+        step = Step(self.step, *self.schedules.at(self.step), self.config.train.seed)
         for group in self.base.param_groups:
             group["lr"] = step.lr
-        images, labels = self.normalize(images), labels.to(self.runtime.device)
-        groups = zip(images.split(self.group_size), labels.split(self.group_size), strict=True)
-        grad_fns = [self.grad_fn(i, x, y) for i, (x, y) in enumerate(groups)]
+        batches = [(self.normalize(x), y.to(self.runtime.device)) for x, y in batches]
+        groups = [list(zip(x.split(self.group_size), y.split(self.group_size), strict=True)) for x, y in batches]
+        grad_fns = [self.grad_fn(i, group) for i, group in enumerate(zip(*groups, strict=True))]
         stats = estimate(self.estimator, self.params, grad_fns, step, self.batch_stats)
         scale = self.scaler.get_scale()
         self.scaler.unscale_(self.base)
@@ -66,19 +72,18 @@ class Stepper:
         self.step += 1
         return numbers(stats, grad_norm, scale)
 
-    def grad_fn(self, group: int, images: Tensor, labels: Tensor) -> Callable[..., Tensor]:
-        """The gradient function of one group (see gsam.optim.GradFn)."""
+    def grad_fn(self, group: int, batches: Sequence[Batch]) -> GradFn:
+        """The gradient function of one group; `batches`: its share of each of the step's batches."""
         count = self.config.train.accumulate
-        micro_batches = list(zip(images.chunk(count), labels.chunk(count), strict=True))
         first = self.runtime.rank * (self.local_batch // self.group_size)
 
-        def run(*, again: bool = False) -> Tensor:
+        def run(*, again: bool = False, batch: int = 0) -> Tensor:
             self.base.zero_grad(set_to_none=True)
             losses = []
             with second_pass(self.model) if again else nullcontext():
-                for k, (x, y) in enumerate(micro_batches):
+                for k, (x, y) in enumerate(zip(*(t.chunk(count) for t in batches[batch]), strict=True)):
                     # The same numbers in both passes, for any number of ranks, and after a restart.
-                    torch.manual_seed(seed_for(self.config.train.seed, self.step, first + group, k))
+                    torch.manual_seed(seed_for(self.config.train.seed, self.step, first + group, batch * count + k))
                     with self.no_sync(last=k == count - 1):
                         with self.runtime.autocast(self.config.train.precision):
                             loss = self.loss(self.forward(x), y)
@@ -106,7 +111,7 @@ class Stepper:
         """Optimizer steps of a duration; None stays None."""
         if text is None:
             return None
-        return Duration.parse(text, unit).steps(self.num_examples, self.config.train.batch_size)
+        return Duration.parse(text, unit).steps(self.num_examples, images_per_step(self.config))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the next steps: tensors and plain data."""
@@ -127,11 +132,21 @@ class Stepper:
 def effective_m(config: Config, world: int) -> int | None:
     """Images that share one perturbation; None for methods without one."""
     method = config.optimizer
-    if method.passes == 1:
+    if not isinstance(method, Perturbing):
         return None
     if method.scope is not Scope.group:
         return config.train.batch_size
     return method.group_size or config.train.batch_size // world
+
+
+def images_per_step(config: Config) -> int:
+    """Over all ranks."""
+    return config.train.batch_size * config.optimizer.batches_per_step
+
+
+def grad_evals(config: Config, step: int) -> int:
+    """Gradient evaluations of the first `step` steps, in images: the cost that methods are compared at."""
+    return step * images_per_step(config) * config.optimizer.passes
 
 
 def _ema(model: torch.nn.Module, decay: float) -> Any:
@@ -147,7 +162,8 @@ def schedules(config: Config, total: int, warmup: int) -> Schedules:
     return Schedules(
         config.schedule.name, total, warmup, config.base.lr, config.schedule.lr_min, low, high,
         getattr(config.optimizer, "rho_schedule", Follow.constant), getattr(config.optimizer, "alpha", 0.0),
-        getattr(config.optimizer, "alpha_schedule", Follow.constant),
+        getattr(config.optimizer, "alpha_schedule", Follow.constant), config.schedule.power,
+        getattr(config.optimizer, "clamp_rho", False),
     )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from gsam import data
 from gsam.config import Config, as_dict, run_hash
@@ -17,7 +16,7 @@ from gsam.train.metrics_log import Meter, MetricsLog
 from gsam.train.profiler import Profiler
 from gsam.train.progress import Progress
 from gsam.train.run_folder import RunFolder
-from gsam.train.stepper import Stepper, effective_m
+from gsam.train.stepper import Batch, Stepper, effective_m, grad_evals, images_per_step
 
 
 class Trainer:
@@ -87,9 +86,9 @@ class Trainer:
             ("save", train.save_every, "ep"), ("keep", train.keep_every, "ep"))}  # fmt: skip
         profiler = self._profiler()
         self._restart_clock()
-        for images, labels in self._batches():
-            self.meter.add(self.stepper.train_step(images, labels))
-            self.images += train.batch_size
+        for batches in self._batches():
+            self.meter.add(self.stepper.train_step(batches))
+            self.images += train.batch_size * len(batches)
             last = self.step == self.stop_step
             if last or _due(self.step, every["log"]):
                 self._log_train()
@@ -105,23 +104,28 @@ class Trainer:
             if profiler is not None and profiler.step():
                 return
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches from the current step to the last, over as many epochs as it takes; counts the time spent waiting."""
-        while self.step < self.stop_step:
-            epoch, skip = divmod(self.step, self.train_loader.batches_per_epoch)
-            batches = self.train_loader.epoch(epoch, skip)
-            try:
-                while True:
-                    asked = time.monotonic()
-                    batch = next(batches, None)
-                    self.waited += time.monotonic() - asked
-                    if batch is None:
-                        break
-                    yield batch
-                    if self.step >= self.stop_step:
-                        return
-            finally:
-                batches.close()
+    def _batches(self) -> Iterator[list[Batch]]:
+        """The batches of each step from the current one to the last, over as many epochs as it takes; counts the time spent
+        waiting. Methods with several batches per step get copies: the loader reuses its buffers."""
+        count = self.config.optimizer.batches_per_step
+        stream = self._stream(self.step * count)
+        try:
+            while self.step < self.stop_step:
+                asked = time.monotonic()
+                batches = [next(stream)]
+                while len(batches) < count:
+                    batches = [tuple(t.clone() for t in b) for b in batches] + [next(stream)]
+                self.waited += time.monotonic() - asked
+                yield batches
+        finally:
+            stream.close()
+
+    def _stream(self, position: int) -> Iterator[Batch]:
+        """Every batch from number `position` of the whole training on, without end."""
+        epoch, skip = divmod(position, self.train_loader.batches_per_epoch)
+        while True:
+            yield from self.train_loader.epoch(epoch, skip)
+            epoch, skip = epoch + 1, 0
 
     # ---- records ----------------------------------------------------------------------------------------------------
 
@@ -139,10 +143,10 @@ class Trainer:
         throughput = {"images_per_s": self.images / elapsed, "data_wait": self.waited / elapsed}
         self._restart_clock()
         values = self.stepper.schedules.at(self.step - 1)
-        row |= values._asdict() if self.config.optimizer.passes > 1 else {"lr": values.lr}
+        row |= values._asdict() if "sharp_loss" in row else {"lr": values.lr}
         row |= {
             **throughput, "peak_mem_mb": self.runtime.peak_memory_mb(), "wall_s": self.seconds,
-            "grad_evals": self.step * self.config.train.batch_size * self.config.optimizer.passes,
+            "grad_evals": grad_evals(self.config, self.step),
         }  # fmt: skip
         if self.config.train.precision is Precision.fp16:
             row |= {"loss_scale": self.stepper.scaler.get_scale(), "skipped_steps": self.stepper.skipped}
@@ -211,7 +215,7 @@ class Trainer:
         )  # fmt: skip
 
     def _epoch(self) -> float:
-        return round(self.step * self.config.train.batch_size / self.train_loader.num_examples, 4)
+        return round(self.step * images_per_step(self.config) / self.train_loader.num_examples, 4)
 
     def _label(self) -> str:
         return f"{self.config.optimizer.name} {self.config.model.name}"

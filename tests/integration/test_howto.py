@@ -24,7 +24,8 @@ def checkout(tmp_path_factory, fashion_root):
         shutil.copy(ROOT / name, copy / name)
     (copy / "data").mkdir()
     os.symlink(fashion_root, copy / "data" / "fashion_mnist")
-    for path, text in re.findall(r"`((?:gsam|configs)/[\w/.]+\.(?:py|yaml))`[^\n]*:[^\n]*\n\n```\w+\n(.*?)```", PAGE, re.S):
+    named_block = r"`((?:gsam|configs)/[\w/.]+\.(?:py|yaml))`[^\n]*:[^\n]*\n\n```\w+\n(.*?)```"
+    for path, text in re.findall(named_block, PAGE, re.S):
         assert not (copy / path).exists(), f"{path} is in the project already"
         (copy / path).write_text(text)
     for table, path, line in re.findall(r"One line in `(\w+)` of `([\w/.]+)`:\n\n```python\n(.*?)\n```", PAGE, re.S):
@@ -33,7 +34,9 @@ def checkout(tmp_path_factory, fashion_root):
         text = re.sub(rf"^({table}\b.*= {{)$", lambda m, line=line: f"{m[1]}\n{line}", text, count=1, flags=re.M)
         (copy / path).write_text(text)
     init = copy / "gsam" / "optim" / "__init__.py"
-    init.write_text(init.read_text().replace("# One line per method", "from gsam.optim.half_sam import HalfSAMEstimator\n# One", 1))
+    init.write_text(
+        init.read_text().replace("# One line per method", "from gsam.optim.half_sam import HalfSAMEstimator\n# One", 1)
+    )
     return copy
 
 
@@ -52,7 +55,8 @@ def commands(words):
 def test_an_optimizer(checkout):
     (command,) = commands("optimizer=half_sam")
     assert "half_sam" in run(checkout, f"{command} {SMALL} data.backend=folder")
-    run(checkout, "-m pytest -q -p no:cacheprovider tests/unit/optim/test_estimators.py tests/unit/test_config.py -k half_sam-or-dataclass")
+    run(checkout, "-m pytest -q -p no:cacheprovider tests/unit/optim/test_estimators.py -k half_sam")
+    run(checkout, "-m pytest -q -p no:cacheprovider tests/unit/test_config.py -k group_files_list")
 
 
 def test_a_model(checkout):
@@ -75,5 +79,7 @@ def test_a_figure(checkout):
         "from gsam.report.load import read_runs; from gsam.report.figures.gap_over_time import draw; "
         f"draw(read_runs({str(ROOT / 'tests' / 'golden' / 'quickstart')!r})).savefig('gap.png')"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=checkout, env={**os.environ, "PYTHONPATH": str(checkout)}, check=True)
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=checkout, env={**os.environ, "PYTHONPATH": str(checkout)}, check=True
+    )
     assert (checkout / "gap.png").stat().st_size > 5000

@@ -7,16 +7,19 @@ from torch import nn
 
 from gsam.optim import (
     ESTIMATORS,
+    ASAMEstimator,
     BatchStats,
     GSAMEstimator,
     SAMEstimator,
     Step,
     VanillaEstimator,
+    WeightedEstimator,
     estimate,
     second_pass,
 )
-from gsam.optim.estimator import Perturb, Scope
+from gsam.optim.estimator import Perturbing, Scope
 from gsam.optim.ops import dot
+from gsam.optim.perturb import START, Form, Perturb
 from tests.unit.optim.tasks import tiny_data, tiny_net
 
 
@@ -46,20 +49,27 @@ def gradient(estimator, net, groups=1, rho=0.0, alpha=0.0, dtype=torch.float32):
     return [p.grad for p in net.parameters()], stats
 
 
-PERTURBING = [name for name in ESTIMATORS if name != "vanilla"]
+PERTURBING = [name for name, method in ESTIMATORS.items() if issubclass(method, Perturbing)]
+SHAPES = {"sam": {}, **{f.name: {"perturb": Perturb.asam, "form": f} for f in Form}}
+
+
+def bound(estimator, net):
+    estimator.bind(net.named_parameters())
+    return estimator
 
 
 @pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("perturb", Perturb)
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", PERTURBING)
-def test_rho_zero_is_the_vanilla_gradient_bit_for_bit(name, perturb, groups):
+def test_rho_zero_is_the_vanilla_gradient_bit_for_bit(name, shape, groups):
     """The vanilla gradient of the same groups, averaged; alpha does not matter, since g equals g_p."""
 
     class Grouped(VanillaEstimator):
         local = True
 
     vanilla, _ = gradient(Grouped(), tiny_net(), groups)
-    ours, _ = gradient(ESTIMATORS[name](rho=0.0, perturb=perturb), tiny_net(), groups, rho=0.0, alpha=0.7)
+    net = tiny_net()
+    ours, _ = gradient(bound(ESTIMATORS[name](rho=0.0, **SHAPES[shape]), net), net, groups, rho=0.0, alpha=0.7)
     assert all(torch.equal(a, b) for a, b in zip(vanilla, ours, strict=True))
 
 
@@ -101,12 +111,67 @@ def test_the_ascent_step_lowers_the_gap_on_a_quadratic():
     assert gap_after(1.0) < gap_after(0.5) < gap_after(0.0)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", PERTURBING)
-def test_weights_are_bitwise_restored(name):
+def test_weights_are_bitwise_restored(name, shape):
     net = tiny_net()
     before = [p.detach().clone() for p in net.parameters()]
-    gradient(ESTIMATORS[name](rho=0.5), net, rho=0.5, alpha=0.3)
+    gradient(bound(ESTIMATORS[name](rho=0.5, **SHAPES[shape]), net), net, rho=0.5, alpha=0.3)
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def recorded_perturbation(estimator, net, rho):
+    """e = the weights in the second pass minus the weights."""
+    x, y = tiny_data(torch.float64)
+    before, moved = [p.detach().clone() for p in net.parameters()], []
+    run = grad_fn(net, x, y)
+
+    def recording(*, again=False):
+        if again:
+            moved[:] = [p.detach() - b for p, b in zip(net.parameters(), before, strict=True)]
+        return run(again=again)
+
+    estimate(bound(estimator, net), list(net.parameters()), [recording], Step(0, 0.1, rho))
+    run()
+    return moved, before, [p.grad for p in net.parameters()]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_perturbation_is_the_published_formula(shape):
+    net, rho = tiny_net(torch.float64, dropout=0.0), 0.3
+    e, w, g = recorded_perturbation(SAMEstimator(rho=rho, **SHAPES[shape]), net, rho)
+    if shape == "original":
+        t = [
+            wi.abs() + 0.01 if "weight" in n else torch.ones_like(wi)
+            for (n, _), wi in zip(net.named_parameters(), w, strict=True)
+        ]
+    else:
+        t = [wi.abs() if shape != "sam" else torch.ones_like(wi) for wi in w]
+    powers = 1 if shape in ("sam", "big_vision") else 2
+    weigh = g if powers == 1 else [ti * gi for ti, gi in zip(t, g, strict=True)]
+    length = dot(weigh, weigh).sqrt()
+    for ei, ti, gi in zip(e, t, g, strict=True):
+        torch.testing.assert_close(ei, rho * ti**powers * gi / length, rtol=1e-9, atol=1e-12)
+
+
+def test_each_form_of_asam_has_its_own_radius():
+    assert [ASAMEstimator(form=f).rho_range for f in Form] == [(START[f],) * 2 for f in Form]
+    assert ASAMEstimator(rho=0.7).rho_range == (0.7, 0.7)
+
+
+def test_the_original_form_without_names_says_what_it_needs():
+    with pytest.raises(ValueError, match="pass model="):
+        gradient(SAMEstimator(rho=0.1, perturb=Perturb.asam, form=Form.original), tiny_net(), rho=0.1)
+
+
+@pytest.mark.parametrize(("lam", "expected"), [(0.0, "sharp"), (-1.0, "clean"), (0.4, "both")])
+def test_the_weighted_gradient_mixes_the_two(lam, expected):
+    clean, _ = gradient(VanillaEstimator(), tiny_net(torch.float64), dtype=torch.float64)
+    sharp, _ = gradient(SAMEstimator(rho=0.5), tiny_net(torch.float64), rho=0.5, dtype=torch.float64)
+    used, _ = gradient(WeightedEstimator(rho=0.5, lam=lam), tiny_net(torch.float64), rho=0.5, dtype=torch.float64)
+    mixed = {"sharp": sharp, "clean": clean, "both": [1.4 * s - 0.4 * c for s, c in zip(sharp, clean, strict=True)]}
+    for u, m in zip(used, mixed[expected], strict=True):
+        torch.testing.assert_close(u, m, rtol=1e-12, atol=1e-15)
 
 
 def test_weights_are_restored_when_the_second_pass_raises():

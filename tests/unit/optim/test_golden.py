@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from gsam.optim import SGDW, GSAMEstimator, Step, estimate
-from gsam.optim.estimator import Perturb
 from gsam.optim.gsam import Minimize
+from gsam.optim.perturb import Form, Perturb
 from gsam.optim.schedule import follow_lr
 from tests.ranks import run_ranks
 
@@ -19,7 +19,7 @@ SETTINGS = {
     "gsam": {},
     "sam": {},
     "gsam_min_f": {"minimize": Minimize.f},
-    "gsam_big_vision_adaptive": {"perturb": Perturb.asam_big_vision},
+    "gsam_big_vision_adaptive": {"perturb": Perturb.asam, "form": Form.big_vision},
 }
 
 

@@ -42,3 +42,21 @@ def test_rho_and_alpha_of_their_own():
     s = Schedules(Shape.linear, 100, 10, 0.1, 0.0, 0.1, 0.3, Follow.linear, 0.8, Follow.lr)
     assert s.rho(0) == pytest.approx(0.3) and s.rho(50) == pytest.approx(0.2) and s.rho(100) == pytest.approx(0.1)
     assert s.alpha(10) == pytest.approx(0.8) and s.alpha(100) == pytest.approx(0.0)
+
+
+def test_polynomial_and_inverse_square_root():
+    s = Schedules(Shape.polynomial, 1100, 100, 1.0, 0.2, power=3.0)
+    assert s.lr(600) == pytest.approx(0.2 + 0.8 * 0.5**3)
+    s = Schedules(Shape.inverse_sqrt, 10_000, 400, 1.0, 0.1)
+    assert s.lr(200) == pytest.approx(0.5) and s.lr(400) == pytest.approx(1.0)
+    assert s.lr(1600) == pytest.approx(0.5)  # lr_max sqrt(warmup / step)
+    # Theorem 5.1 has 1 / sqrt(t), where t = step + 1.
+    assert Schedules(Shape.inverse_sqrt, 10_000, 0, 1.0, 0.1).lr(3) == pytest.approx(0.5)
+    assert Schedules(Shape.inverse_sqrt, 10_000, 0, 1.0, 0.1).lr(9_999) == pytest.approx(0.1)
+
+
+def test_the_clamp_keeps_rho_at_rho_min_in_warmup():
+    clamped = Schedules(Shape.linear, 1000, 100, 1.0, 0.1, 0.2, 0.6, Follow.lr, clamp_rho=True)
+    free = Schedules(Shape.linear, 1000, 100, 1.0, 0.1, 0.2, 0.6, Follow.lr)
+    assert free.rho(0) < 0.2 == clamped.rho(0)
+    assert all(free.rho(s) == clamped.rho(s) for s in range(10, 1000, 90))

@@ -13,6 +13,9 @@ from tests.unit.optim.tasks import tiny_data, tiny_net
 MAKERS = {
     "sam": lambda base, net: gsam.SAM(base, rho=0.1, model=net),
     "asam": lambda base, net: gsam.ASAM(base, rho=0.5, model=net),
+    "asam_original": lambda base, net: gsam.ASAM(base, rho=0.1, form="original", model=net),
+    "weighted": lambda base, net: gsam.WeightedSAM(base, rho=0.1, lam=0.3, model=net),
+    "entropy": lambda base, net: gsam.EntropySGD(base, 3, inner_lr=0.05, gamma=0.01, seed=4, model=net),
     "gsam": lambda base, net: gsam.GSAM(base, rho_max=0.1, rho_min=0.02, alpha=0.3, lr_max=0.1, lr_min=0.01, model=net),
 }
 
@@ -31,9 +34,11 @@ def test_it_trains_in_a_plain_loop(name):
     torch.manual_seed(3)
     net, (x, y) = tiny_net(), tiny_data()
     opt = MAKERS[name](torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9), net)
+    for group in opt.param_groups:
+        group["lr"] = 0.5 if name == "entropy" else 0.1
     losses = [opt.step(closure_of(net, x, y)).item() for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
-    assert net[1].num_batches_tracked == 60
+    assert net[1].num_batches_tracked == 60 * opt.estimator.batches_per_step
 
 
 def test_a_scheduler_and_the_base_share_the_groups_also_after_loading():
@@ -147,8 +152,12 @@ def test_bad_settings_say_what_to_do():
     base = torch.optim.SGD(tiny_net().parameters(), lr=0.1)
     with pytest.raises(ValueError, match="larger than"):
         gsam.GSAM(base, rho_max=0.1, rho_min=0.2, alpha=0.1, lr_max=0.1)
-    with pytest.raises(ValueError, match="choose one of elementwise, big_vision"):
+    with pytest.raises(ValueError, match="choose one of elementwise, original, big_vision"):
         gsam.ASAM(base, form="original?")
+    with pytest.raises(ValueError, match="pass model="):
+        gsam.ASAM(base, form="original")
+    with pytest.raises(ValueError, match="no GradScaler"):
+        gsam.EntropySGD(base).step(lambda: torch.zeros(()), scaler=torch.amp.GradScaler("cpu"))
     with pytest.raises(ValueError, match="no parameter received a gradient"):
         gsam.SAM(base).step(lambda: torch.zeros((), requires_grad=True))
 
