@@ -86,6 +86,9 @@ class Perturbing:
     batches_per_step: ClassVar[int] = 1
     scale_free: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        self._room = ops.Room()
+
     def bind(self, named: Iterable[tuple[str, Parameter]]) -> None:
         """Tell a method the parameters' names; only ASAM's original form asks for them."""
         self._scaled = names_with_weight(named)
@@ -127,7 +130,7 @@ class Perturbing:
         scaled = getattr(self, "_scaled", None)
         if form is Form.original and scaled is None:
             raise ValueError("form=original scales by parameter name: pass model=, or choose elementwise or big_vision")
-        return at_perturbed(params, clean, clean_norm, rho, form, self.eta, scaled)
+        return at_perturbed(params, clean, clean_norm, rho, self._room, form, self.eta, scaled)
 
 
 def two_gradients(

@@ -33,16 +33,15 @@ class GSAMEstimator(Perturbing):
 
     def __call__(self, params: Sequence[Parameter], grad_fn: GradFn, step: Step) -> StepStats:
         clean, sharp, stats = two_gradients(self, params, grad_fn, step)
-        inner, square, sharp_square = ops.dot(clean, sharp), ops.dot(clean, clean), ops.dot(sharp, sharp)
-        stats = stats._replace(sharp_norm=sharp_square.sqrt(), cos=inner / (square * sharp_square).sqrt())
         with torch.no_grad():
-            if self.minimize is Minimize.fp:  # g_p - alpha * (g - c g_p): exactly g_p at rho = 0, whatever alpha is
-                ops.remove_component(clean, sharp, inner, sharp_square)
-                torch._foreach_add_(sharp, clean, alpha=-step.alpha)
+            if self.minimize is Minimize.fp:  # g_p - alpha * (g - c g_p)
+                inner, sharp_square = ops.ascend(sharp, clean, step.alpha)
+                sharp_norm = sharp_square.sqrt()
             else:  # g + alpha * (g_p - c g), big_vision's sign
-                ops.remove_component(sharp, clean, inner, square)
-                torch._foreach_mul_(sharp, step.alpha)
-                torch._foreach_add_(sharp, clean)
+                sharp_norm = ops.norm(sharp)
+                inner, _ = ops.ascend(clean, sharp, -step.alpha)
+                torch._foreach_copy_(sharp, clean)
+            stats = stats._replace(sharp_norm=sharp_norm, cos=inner / (stats.clean_norm * sharp_norm))
         return stats
 
     def problems(self) -> Iterator[str]:

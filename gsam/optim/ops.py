@@ -1,6 +1,8 @@
-"""The four passes over memory that a sharpness-aware step adds to its two gradients: norm, perturb, dot products, combine.
+"""The passes over memory that a sharpness-aware step adds to its two gradients: norm, perturb, dot products, combine.
 
-All functions take equally long lists of tensors and treat each list as ONE vector.
+All functions take equally long lists of tensors and treat each list as ONE vector. Each is one pass of large tensor
+operations without temporaries; where two operations share their operands they run tensor by tensor, so that the second
+finds them in the cache. Measured by scripts/bench/optimizer.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,30 +21,83 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Inner product of two lists, shape ()."""
-    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
+    return torch.stack([_dot(x, y) for x, y in zip(a, b, strict=True)]).sum()
+
+
+def dots(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(<a, b>, <b, b>), each shape ()."""
+    pairs = [(_dot(x, y), _dot(y, y)) for x, y in zip(a, b, strict=True)]
+    inner, square = zip(*pairs, strict=True)
+    return torch.stack(inner).sum(), torch.stack(square).sum()
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """<x, y> in one pass. Both are read in memory order, which is the same order where their strides agree."""
+    if x.stride() == y.stride() and _dense(x):
+        return torch.dot(_line(x), _line(y))
+    return (x * y).sum()
+
+
+def _dense(x: Tensor) -> bool:
+    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def _line(x: Tensor) -> Tensor:
+    return x.view(-1) if x.is_contiguous() else x.permute(0, 2, 3, 1).view(-1)
+
+
+class Room:
+    """A set of tensors kept from step to step: allocating hundreds of megabytes anew costs more than filling them."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+
+    def like(self, params: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors with the parameters' shapes, strides, dtypes and devices, contents undefined."""
+        kept = self.tensors
+        if len(kept) != len(params) or not all(map(_same_kind, kept, params)):
+            self.tensors = [torch.empty_like(p) for p in params]
+        return self.tensors
+
+
+def _same_kind(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype and a.device == b.device
 
 
 @contextmanager
-def perturbed(params: Sequence[Tensor], direction: Sequence[Tensor], scale: Tensor) -> Iterator[None]:
+def perturbed(params: Sequence[Tensor], direction: Sequence[Tensor], scale: Tensor, room: Room) -> Iterator[None]:
     """Inside: params + scale * direction. Outside: the parameters bit for bit as before, also when the body raises.
 
-    Restored from a copy: subtracting the perturbation again would drift by a rounding error per step.
+    The parameters are pointed at other memory and back: nothing is saved and nothing copied back, three memory accesses
+    per weight instead of seven. (Subtracting the perturbation again would drift by a rounding error per step.)
     """
-    saved = [p.detach().clone() for p in params]
+    weights = [p.detach() for p in params]
+    moved = [m.detach() for m in room.like(weights)]
+    scale = scale.item() if scale.device.type == "cpu" else scale  # on a GPU .item() would wait for it
+    for w, d, m in zip(weights, direction, moved, strict=True):
+        if isinstance(scale, float):
+            torch.add(w, d, alpha=scale, out=m)
+        else:
+            torch.addcmul(w, d, scale, out=m)
     try:
-        with torch.no_grad():
-            torch._foreach_add_(list(params), torch._foreach_mul(list(direction), scale))
+        for p, m in zip(params, moved, strict=True):
+            p.data = m
         yield
     finally:
-        with torch.no_grad():
-            torch._foreach_copy_(list(params), saved)
+        for p, w in zip(params, weights, strict=True):
+            p.data = w
 
 
-def remove_component(vector: list[Tensor], along: list[Tensor], inner: Tensor, square: Tensor) -> None:
-    """vector <- vector - (inner / square) * along, in place; `inner` = <vector, along>, `square` = <along, along>.
+def ascend(used: Sequence[Tensor], other: Sequence[Tensor], alpha: float) -> tuple[Tensor, Tensor]:
+    """used <- used - alpha * (other - c * used) with c = <other, used> / <used, used>, in place; `other` is overwritten by the
+    bracket, the part of `other` orthogonal to `used`. Returns (<other, used>, <used, used>).
 
-    With square = 0 nothing is removed. For vector == along the result is exactly 0 in every element: this is what makes
-    a step at rho = 0 equal to the vanilla step bit for bit.
+    c = 0 where used = 0. For used == other the bracket is exactly 0 in every element, whatever alpha is: this is what makes a
+    step at rho = 0 equal to the vanilla step bit for bit.
     """
-    ratio = torch.where(square == 0, torch.zeros_like(inner), inner / square)
-    torch._foreach_sub_(vector, torch._foreach_mul(along, ratio))
+    inner, square = dots(other, used)
+    c = torch.where(square == 0, torch.zeros_like(inner), inner / square)
+    for u, o in zip(used, other, strict=True):
+        o.addcmul_(u, c.to(u.dtype), value=-1)
+        u.add_(o, alpha=-alpha)
+    return inner, square

@@ -40,18 +40,18 @@ def names_with_weight(named: Iterable[tuple[str, Parameter]]) -> set[int]:
 
 
 def at_perturbed(
-    params: Sequence[Parameter], clean: list[Tensor], clean_norm: Tensor, rho: float, form: Form | None, eta: float,
-    scaled: set[int] | None,
+    params: Sequence[Parameter], clean: list[Tensor], clean_norm: Tensor, rho: float, room: ops.Room, form: Form | None,
+    eta: float, scaled: set[int] | None,
 ) -> AbstractContextManager:  # fmt: skip
-    """Context with the weights at w + e. form None is SAM; `scaled`: ids for Form.original."""
+    """Context with the weights at w + e. form None is SAM; `scaled`: ids for Form.original; room: see ops.perturbed."""
     if form is None:
-        return ops.perturbed(params, clean, rho / (clean_norm + ops.EPS))
-    size = torch._foreach_abs([p.detach() for p in params])
+        return ops.perturbed(params, clean, rho / (clean_norm + ops.EPS), room)
+    size = [p.detach().abs() for p in params]
     if form is Form.original:
-        size = [t + eta if id(p) in scaled else torch.ones_like(t) for p, t in zip(params, size, strict=True)]
+        size = [t.add_(eta) if id(p) in scaled else t.fill_(1) for p, t in zip(params, size, strict=True)]
     weighted = torch._foreach_mul(size, clean)  # |w| g
     if form is Form.big_vision:
-        return ops.perturbed(params, weighted, rho / (clean_norm + ops.EPS))
+        return ops.perturbed(params, weighted, rho / (clean_norm + ops.EPS), room)
     scale = rho / (ops.norm(weighted) + ops.EPS)
     torch._foreach_mul_(weighted, size)
-    return ops.perturbed(params, weighted, scale)
+    return ops.perturbed(params, weighted, scale, room)

@@ -30,6 +30,7 @@ class ASAMEstimator(SAMEstimator):
     name: str = "asam"
     perturb: Perturb = Perturb.asam
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rho is None and self.rho_max is None and self.rho_min is None:
             self.rho = START[self.form]

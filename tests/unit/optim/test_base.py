@@ -21,12 +21,12 @@ def test_decay_touches_kernels_only():
     assert len(kernels["params"]) + len(others["params"]) == len(names) - 1
 
 
-@pytest.mark.parametrize(
-    "config",
-    [*(kind() for kind in BASES.values()), AdamConfig(amsgrad=True), AdaBeliefConfig(rectify=True), OtherConfig(name="RAdam"),
-     OtherConfig(name="Adagrad"), OtherConfig(name="lamb"), OtherConfig(name="nadamw", kwargs={"betas": [0.9, 0.99]}), OtherConfig(name="yogi"), OtherConfig(name="adabound")],
-    ids=lambda c: c.name,
-)  # fmt: skip
+OTHERS = ["RAdam", "Adagrad", "lamb", "yogi", "adabound"]
+CONFIGS = [kind() for kind in BASES.values()] + [AdamConfig(amsgrad=True), AdaBeliefConfig(rectify=True)]
+CONFIGS += [OtherConfig(name=name) for name in OTHERS] + [OtherConfig(name="nadamw", kwargs={"betas": [0.9, 0.99]})]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
 def test_every_optimizer_lowers_a_quadratic(config):
     net = torch.nn.Linear(4, 1)
     x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
