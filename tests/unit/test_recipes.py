@@ -12,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from gsam import recipes
-from gsam.config import Config, run_hash
+from gsam.config import Config, as_dict, load, run_hash
 from gsam.recipes import CONFIGS, compare, compose, ledger, names, same, sources, values
 from scripts.show_schedule import rows, schedules_of
 from scripts.write_recipes_doc import document
@@ -214,6 +214,14 @@ def test_differences_come_with_the_source_of_the_recipes_value(tmp_path):
     assert found.keys() == {"optimizer.alpha", "train.batch_size", "model.kwargs.qk_norm"}
     assert found["optimizer.alpha"] == ("optimizer.alpha", 0.6, 0.2, "paper, Table 4; the same in official")
     assert found["model.kwargs.qk_norm"] == ("model.kwargs.qk_norm", None, True, "not set by the recipe")
+
+
+def test_the_trainers_own_config_file_compares(tmp_path, fashion_root):
+    """Typed and resolved, as train.py writes it: 90 became "90ep", 3e-05 a float, enums their names."""
+    here = ["run.experiment=table1/vit_b32_gsam", "data=fashion_mnist", f"paths.fashion_mnist={fashion_root}"]
+    config = load(recipe("vit_b32_gsam", *here, "data.backend=folder", "optimizer.group_size=32"))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(as_dict(config)))
+    assert {d.key for d in compare(tmp_path)} == {"data.name", "data.backend", "optimizer.group_size"}
 
 
 def test_recipe_diff_script(tmp_path):
