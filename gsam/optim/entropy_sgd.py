@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from gsam.optim.estimator import GradFn, Step, StepStats
+from gsam.optim.estimator import NO_GRADIENT, GradFn, Step, StepStats
 
 
 @dataclass
@@ -45,15 +45,13 @@ class EntropySGDEstimator:
 
     def __call__(self, params: Sequence[Parameter], grad_fn: GradFn, step: Step) -> StepStats:
         active: list[Parameter] = []
+        anchor, average, momentum = [], [], []
         gamma = self.gamma * (1 + self.scoping) ** step.index
         try:
             for inner in range(self.iterations):
                 loss = grad_fn(batch=inner)
-                if not active:
-                    first_loss, active = loss, [p for p in params if p.grad is not None]
-                    anchor = [p.detach().clone() for p in active]
-                    average = [a.clone() for a in anchor]
-                    momentum = [torch.zeros_like(a) for a in anchor]
+                first_loss = loss if inner == 0 else first_loss
+                _join(active, params, anchor, average, momentum)
                 self._inner_step(active, anchor, momentum, gamma, _generator(active, step, inner))
                 with torch.no_grad():
                     torch._foreach_lerp_(average, [p.detach() for p in active], 1 - self.average)
@@ -90,6 +88,25 @@ class EntropySGDEstimator:
         for key in ("gamma", "scoping", "noise"):
             if getattr(self, key) < 0:
                 yield f"optimizer.{key}={getattr(self, key)}: must not be negative"
+
+
+@torch.no_grad()
+def _join(active: list[Parameter], params: Sequence[Parameter], *states: list[Tensor]) -> None:
+    """A parameter takes part from its first gradient on; later passes without one count as zero. states: anchor, average,
+    momentum."""
+    anchor, average, momentum = states
+    known = {id(p) for p in active}
+    for p in params:
+        if p.grad is not None and id(p) not in known:
+            active.append(p)
+            anchor.append(p.detach().clone())
+            average.append(p.detach().clone())
+            momentum.append(torch.zeros_like(p))
+    if not active:
+        raise ValueError(NO_GRADIENT)
+    for p in active:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
 
 
 def _generator(params: list[Parameter], step: Step, inner: int) -> torch.Generator:

@@ -21,6 +21,8 @@ from gsam.optim.schedule import Follow
 # What the perturbation is computed from. (`global` is a keyword: hence the functional form.)
 Scope = Enum("Scope", {"group": "group", "global": "global"})
 
+NO_GRADIENT = "no parameter received a gradient: does the loss depend on the parameters given to the optimizer?"
+
 
 class Step(NamedTuple):
     """The schedules' values at one optimizer step."""
@@ -144,9 +146,7 @@ def two_gradients(
     loss = grad_fn()
     active = [p for p in params if p.grad is not None]
     if not active:
-        raise ValueError(
-            "no parameter received a gradient: does the loss depend on the parameters given to the optimizer?"
-        )
+        raise ValueError(NO_GRADIENT)
     # Taken over without a copy where the next backward allocates anew. DDP's synchronised backward does not: with
     # gradient_as_bucket_view it writes pass 2 into the very storage of pass 1.
     clean = [p.grad if method.local else p.grad.clone() for p in active]

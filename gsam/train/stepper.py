@@ -1,5 +1,6 @@
 """One training step, on one screen, and everything it needs: model, optimizer, schedules, loss scaling, moving average."""
 
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,6 +19,9 @@ from gsam.runtime import Normalize, Runtime, seed_for
 from gsam.train.settings import Duration
 
 Batch = tuple[Tensor, Tensor]
+# BatchStats averages the buffers. Newer torch has another name for the option and warns at the old one.
+_NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_OWN_BUFFERS = {"forward_sync_buffers" if _NEW_NAME else "broadcast_buffers": False}
 
 
 class Stepper:
@@ -41,7 +45,7 @@ class Stepper:
         if runtime.world > 1 and not self.estimator.local:
             # Without DDP where every pass is this rank's own: its buckets would only take memory.
             ids = [runtime.local_rank] if device.type == "cuda" else None
-            self.forward = DistributedDataParallel(self.forward, device_ids=ids, broadcast_buffers=False)
+            self.forward = DistributedDataParallel(self.forward, device_ids=ids, **_OWN_BUFFERS)
         self.scaler = runtime.scaler(train.precision)
         self.loss = build_loss(train.loss, train.label_smoothing, num_classes)
         self.normalize = Normalize(config.augment.mean, config.augment.std, device, train.channels_last)
