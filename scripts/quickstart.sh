@@ -5,6 +5,7 @@
 #   bash scripts/quickstart.sh                          minutes on two CPU cores
 #   bash scripts/quickstart.sh train.seed=0,1,2         more seeds: the table then gives mean ± standard deviation
 #   bash scripts/quickstart.sh train.epochs=100st       anything else that train.py takes
+#   DOCS=docs/quickstart.md bash scripts/quickstart.sh  also writes that page
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,5 +20,5 @@ backend=ffcv
 for run in runs/quickstart/*/DONE; do
   "$PY" evaluate.py weights="$(dirname "$run")" "evalset=[fashion_mnist,fashion_mnist_c]"
 done
-"$PY" scripts/report.py quickstart
+"$PY" scripts/report.py quickstart ${DOCS:+--docs "$DOCS" --command "bash scripts/quickstart.sh"}
 echo "quickstart: $((SECONDS - began)) s after set-up"
