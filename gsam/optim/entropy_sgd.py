@@ -50,7 +50,8 @@ class EntropySGDEstimator:
         try:
             for inner in range(self.iterations):
                 loss = grad_fn(batch=inner)
-                first_loss = loss if inner == 0 else first_loss
+                if inner == 0:
+                    first_loss = loss
                 _join(active, params, anchor, average, momentum)
                 self._inner_step(active, anchor, momentum, gamma, _generator(active, step, inner))
                 with torch.no_grad():
