@@ -26,7 +26,8 @@ def _enter(rank, world, port, folder, fn, args):
         dist.destroy_process_group()
 
 
-def run_ranks(world, fn, *args):
+def run_ranks(world, fn, *args, start="fork"):
+    """start="spawn" is slower; compiled modules need it."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_enter, (world, free_port(), folder, fn, args), nprocs=world, start_method="fork")
+        mp.start_processes(_enter, (world, free_port(), folder, fn, args), nprocs=world, start_method=start)
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
