@@ -1,0 +1,44 @@
+"""What the README promises, run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_snippet_trains_a_network():
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2))
+    x, y = torch.randn(16, 4), torch.arange(16) % 2
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+
+    def closure():
+        loss = torch.nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        return loss
+
+    names = {"torch": torch, "net": net, "closure": closure, "scaler": scaler}
+    before = net[0].weight.detach().clone()
+    exec(snippet, names)
+    assert names["loss"].isfinite() and not torch.equal(before, net[0].weight)
+
+
+def test_files_and_choices_it_names_exist():
+    for link in re.findall(r"\]\(((?:docs|NOTICE)[^)#]*)\)", README):
+        assert (ROOT / link).exists(), link
+    for group, choices in re.findall(r"^\| `(\w+)` \| ((?:`[\w/<>]+` ?)+)", README, re.M):
+        for choice in re.findall(r"`(\w+)`", choices):
+            assert (ROOT / "configs" / group / f"{choice}.yaml").exists(), f"{group}={choice}"
+    for name in re.findall(r"debug=(\w+)", README):
+        assert (ROOT / "configs" / "debug" / f"{name}.yaml").exists(), name
+
+
+def test_every_script_it_names_answers_help():
+    for script in sorted(set(re.findall(r"python (scripts/[\w/]+\.py)", README))):
+        result = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=100)
+        assert result.returncode == 0 and "usage" in result.stdout, result.stderr
