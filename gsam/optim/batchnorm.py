@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase  # BatchNorm1-3d, SyncBatchNorm, InstanceNorm, timm's BatchNormAct2d
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 def tracking(model: nn.Module) -> list[_NormBase]:
@@ -19,6 +20,8 @@ def second_pass(model: nn.Module) -> Iterator[None]:
     `momentum = 0`, the usual recipe, would still count `num_batches_tracked`, and disabling twice would lose the value.
     """
     layers = [m for m in tracking(model) if m.training]
+    # InstanceNorm updates its statistics whatever track_running_stats says.
+    kept = [(b, b.clone()) for m in layers if isinstance(m, _InstanceNorm) for b in m.buffers()]
     try:
         for m in layers:
             m.track_running_stats = False
@@ -26,6 +29,8 @@ def second_pass(model: nn.Module) -> Iterator[None]:
     finally:
         for m in layers:
             m.track_running_stats = True
+        for buffer, value in kept:
+            buffer.copy_(value)
 
 
 class BatchStats:

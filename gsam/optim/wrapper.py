@@ -36,6 +36,10 @@ class SharpnessAware(Optimizer):
 
     def __init__(self, base: Optimizer, estimator: Estimator, *, lr_max: float | None = None, lr_min: float = 0.0,
                  alpha: float = 0.0, model: nn.Module | None = None):  # fmt: skip
+        if not isinstance(base, Optimizer):
+            raise TypeError(
+                f"base is a {type(base).__name__}; give an optimizer: {type(self).__name__}(torch.optim.SGD(params, lr=0.1), …)"
+            )
         problems = list(estimator.problems())
         low, high = getattr(estimator, "rho_range", (0.0, 0.0))
         if low != high and lr_max is None:
@@ -54,10 +58,12 @@ class SharpnessAware(Optimizer):
     def _alias(self) -> None:
         self.param_groups, self.state = self.base.param_groups, self.base.state
 
-    def step(self, closure: Callable[[], Tensor], scaler: Any = None) -> Tensor:
+    def step(self, closure: Callable[[], Tensor] | None = None, scaler: Any = None) -> Tensor:
         """One update. closure: forward, backward, return the loss (with `scaler`: backward of `scaler.scale(loss)`); it is
         called once per pass. Returns the loss at the unperturbed weights, shape (). Raises ValueError when the closure
         leaves no gradient. A non-finite scaled gradient in either pass leaves weights and state unchanged (fp16)."""
+        if closure is None:
+            raise ValueError("step() needs a closure (forward, backward, return loss): it is called once per pass")
         if scaler is not None and not self.estimator.scale_free:
             raise ValueError(f"{self.estimator.name} needs true gradient magnitudes: no GradScaler; use bf16 or fp32")
         self._alias()  # loading a state into the base optimizer makes new groups
@@ -78,20 +84,21 @@ class SharpnessAware(Optimizer):
 
     def _grad_fn(self, closure: Callable[[], Tensor]) -> Callable[..., Tensor]:
         states: list[Tensor] = []
-        no_sync = (
-            self.model.no_sync
-            if self.estimator.local and isinstance(self.model, DistributedDataParallel)
-            else nullcontext
-        )
+        model = getattr(self.model, "_orig_mod", self.model)  # torch.compile(DDP(net)) is no DDP any more
+        no_sync = model.no_sync if self.estimator.local and isinstance(model, DistributedDataParallel) else nullcontext
 
         def grad_fn(*, again: bool = False, batch: int = 0) -> Tensor:
             self.zero_grad(set_to_none=True)
+            torch.clear_autocast_cache()  # under an autocast block around step() it holds the weights of the last pass
             if self.model is not None and not again:
                 states[:] = _random_states()
             frozen = second_pass(self.model) if again and self.model is not None else nullcontext()
             replay = _replayed(states) if again and states else nullcontext()
             with torch.enable_grad(), frozen, replay, no_sync():
-                return closure().detach()
+                loss = closure()
+            if not isinstance(loss, Tensor):
+                raise ValueError(f"the closure returned {loss!r}: it must return the loss, a tensor")
+            return loss.detach()
 
         return grad_fn
 
@@ -100,6 +107,20 @@ class SharpnessAware(Optimizer):
             self.base.add_param_group(param_group)
         else:
             super().add_param_group(param_group)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.estimator}, base={self.base!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles. Instance attributes that others added stay out, such as a scheduler's wrapped `step`."""
+        names = ("defaults", "base", "estimator", "model", "lr_max", "lr_min", "alpha", "steps", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.model is not None and hasattr(self.estimator, "bind"):
+            self.estimator.bind(self.model.named_parameters())  # it keeps ids, which are other ones in the copy
+        self._alias()
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state and the number of steps: nothing else has to survive a restart."""

@@ -24,12 +24,13 @@ class ContractNet(nn.Module):
         self.head = nn.Linear(6, num_classes)
         if kind == "frozen":
             self.stem[0].requires_grad_(False)
+        self.plan: list[bool] = []  # of `unused`: whether the next forward passes use the second layer; then by chance
         if kind == "unused":
             self.never, self.sometimes = nn.Linear(3, 3), nn.Conv2d(6, 6, 1)
 
     def forward(self, x):
         x = self.stem(x)
-        if self.kind == "unused" and torch.rand(()) < 0.5:
+        if self.kind == "unused" and (self.plan.pop(0) if self.plan else torch.rand(()) < 0.5):
             x = x + self.sometimes(x)
         x = x + self.drop_path(self.block(x))
         return self.head(self.dropout(x.mean((2, 3))))
