@@ -1,5 +1,6 @@
 """The process: its device, its rank, its random numbers, its precision."""
 
+import gc
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,7 @@ class Runtime:
             yield cls(device, rank, world, local)
         finally:
             if grouped:
+                gc.collect()  # a DDP module that outlives its process group now and then aborts the interpreter at exit
                 dist.destroy_process_group()
 
     def autocast(self, precision: Precision) -> AbstractContextManager:

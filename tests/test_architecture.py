@@ -19,7 +19,8 @@ ALLOWED = {
     "data": {"runtime"},
     "eval": {"models", "data", "losses", "runtime"},
     "config": {"optim", "models", "data", "losses", "eval", "runtime", "train.settings"},
-    "train": {"optim", "models", "data", "losses", "eval", "runtime", "config"},
+    "verify": {"optim", "runtime"},
+    "train": {"optim", "models", "data", "losses", "eval", "runtime", "config", "verify.certificate"},
     "report": set(),
     "recipes": {"cli"},
 }

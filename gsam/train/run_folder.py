@@ -9,10 +9,12 @@ from typing import Any
 import yaml
 
 from gsam.train.checkpoint import write_atomic
+from gsam.verify.certificate import certificate_for
 
 
 class RunFolder:
-    """config.yaml, meta.json, metrics.jsonl, results.jsonl, checkpoints/, DONE. Only rank 0 writes."""
+    """config.yaml, meta.json, metrics.jsonl, results.jsonl, checkpoints/, DONE, and verify.json where `python -m gsam.verify`
+    has passed on this machine. Only rank 0 writes."""
 
     def __init__(self, path: Path, config: dict[str, Any], meta: dict[str, Any], writer: bool):
         self.path, self._config, self._meta, self._writer = path, config, meta, writer
@@ -42,6 +44,9 @@ class RunFolder:
         write_atomic(self.path / "config.yaml", yaml.safe_dump(self._config, sort_keys=False).encode())
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         write_atomic(self.path / "meta.json", json.dumps(self._meta | {"started": started}, indent=1).encode())
+        certificate = certificate_for(self._meta)
+        if certificate is not None:
+            write_atomic(self.path / "verify.json", certificate)
 
     def finish(self) -> None:
         if self._writer:
