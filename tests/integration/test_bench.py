@@ -1,0 +1,32 @@
+"""The benchmarks run and print one JSON object with the ratios they promise, on a small model."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def bench(script, *args):
+    command = [sys.executable, f"scripts/bench/{script}.py", "--json", "--rounds", "3", *args]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_optimizer():
+    result = bench("optimizer", "--model", "resnet18")
+    assert result["parameters"] == 11_689_512 and result["bandwidth_gb_s"] > 0.5
+    assert {"ratio_to_floor", "ratio_to_peer", "floor_s", "gsam_overhead_s", "peer_gsam_overhead_s"} <= result.keys()
+    assert {"copies_1_groups", "copies_4_groups", "device", "torch"} <= result.keys()
+
+
+@pytest.mark.parametrize("args", [["--no-compile"], pytest.param([], marks=pytest.mark.slow)], ids=["eager", "compiled"])
+def test_train_step(args):
+    small = ["--model", "vit_tiny_patch16_224", "--batch", "2", "--size", "64"]
+    result = bench("train_step", *small, *args)
+    assert 1 < result["gsam_to_vanilla"] < 6 and result["vanilla_to_plain"] > 0
+    assert result["compile"] is (not args)
