@@ -79,6 +79,7 @@ def perturbed(params: Sequence[Tensor], direction: Sequence[Tensor], scale: Tens
             torch.add(w, d, alpha=scale, out=m)
         else:
             torch.addcmul(w, d, scale, out=m)
+    del direction, d  # ASAM's is used here only: one copy of the weights less while the body runs
     try:
         for p, m in zip(params, moved, strict=True):
             p.data = m
