@@ -172,10 +172,16 @@ def schedules(config: Config, total: int, warmup: int) -> Schedules:
 
 
 def numbers(stats: StepStats, grad_norm: Tensor, scale: float) -> dict[str, Tensor | None]:
-    """The step's numbers under the names of metrics.jsonl, norms without the loss scale."""
-    if stats.sharp_loss is None:
-        return {"loss": stats.loss, "grad_norm": grad_norm}
+    """The step's numbers by their names in metrics.jsonl, norms without the loss scale; None for what a method does not give."""
+    norms = {
+        name: norm if norm is None else norm / scale for name, norm in stats._asdict().items() if name.endswith("norm")
+    }
+    gap = None if stats.sharp_loss is None else stats.sharp_loss - stats.loss
     return {
-        "loss": stats.loss, "sharp_loss": stats.sharp_loss, "gap": stats.sharp_loss - stats.loss, "cos": stats.cos,
-        "grad_norm": grad_norm, "clean_norm": stats.clean_norm / scale, "sharp_norm": stats.sharp_norm / scale,
-    }  # fmt: skip
+        "loss": stats.loss,
+        "sharp_loss": stats.sharp_loss,
+        "gap": gap,
+        "cos": stats.cos,
+        "grad_norm": grad_norm,
+        **norms,
+    }
