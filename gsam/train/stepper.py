@@ -172,7 +172,7 @@ def schedules(config: Config, total: int, warmup: int) -> Schedules:
 
 
 def numbers(stats: StepStats, grad_norm: Tensor, scale: float) -> dict[str, Tensor | None]:
-    """The step's numbers by their names in metrics.jsonl, norms without the loss scale; None for what a method does not give."""
+    """The step's numbers by their names in metrics.jsonl, norms without loss scale; None for what a method does not give."""
     norms = {
         name: norm if norm is None else norm / scale for name, norm in stats._asdict().items() if name.endswith("norm")
     }

@@ -41,7 +41,7 @@ def test_two_steps_of_every_recipe(name, fashion_root):
     with Runtime.start() as runtime:
         stepper = Stepper(config, runtime, num_classes=loader.num_classes, num_examples=loader.num_examples)
         before = [p.detach().clone() for p in stepper.params]
-        rows = [stepper.train_step(images, labels) for images, labels in loader.epoch(0)]
+        rows = [stepper.train_step([(images, labels)]) for images, labels in loader.epoch(0)]
     assert len(rows) == 2 and stepper.schedules.at(1).lr > 0
     assert any(not torch.equal(p, old) for p, old in zip(stepper.params, before, strict=True))
     row = rows[-1]
