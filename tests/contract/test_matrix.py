@@ -3,12 +3,13 @@
 import traceback
 from functools import lru_cache
 
+import pytest
 import torch
 
 from gsam.runtime import Precision
-from tests.contract.matrix import AXES, METHODS, Case, allowed, cases
+from tests.contract.matrix import AXES, METHODS, Case, allowed
 from tests.contract.pairs import all_pairs
-from tests.contract.properties import PROPERTIES, holds_for
+from tests.contract.properties import PROPERTIES
 from tests.ranks import run_ranks
 
 
@@ -16,8 +17,7 @@ def test_contract(property_name, case, request):
     if case.world == 1 and not case.compile:
         run(property_name, case)
         return
-    full = request.config.getoption("--full-matrix", default=False)
-    for rank, failures in enumerate(elsewhere(case.method, case.world, case.compile, full)):
+    for rank, failures in enumerate(elsewhere(request.session, case.method, case.world, case.compile)):
         failure = failures[f"{property_name} {case.id}"]
         assert not failure, f"rank {rank}: {failure}"
 
@@ -29,17 +29,17 @@ def run(property_name: str, case: Case) -> None:
 
 
 @lru_cache
-def elsewhere(method: str, world: int, compiled: bool, full: bool) -> list[dict[str, str]]:
-    """All such cases in one start of processes; on each rank: property and case -> what went wrong, "" for nothing. Compiled
-    ones are never run in pytest's own process: the compiler starts autograd threads there, and later tests fork."""
-    jobs = [
-        (name, case) for case in cases(full) for name in PROPERTIES
-        if (case.method, case.world, case.compile) == (method, world, compiled) and holds_for(name, case)
-    ]  # fmt: skip
-    return run_ranks(world, job, jobs, start="spawn" if compiled else "fork")
+def elsewhere(session: pytest.Session, method: str, world: int, compiled: bool) -> list[dict[str, str]]:
+    """All selected cases of this kind in one start of processes; on each rank: property and case -> what went wrong, "" for
+    nothing. Compiled ones never run in pytest's own process: the compiler starts autograd threads there, and later tests fork.
+    """
+    selected = [i.callspec.params for i in session.items if getattr(i, "originalname", "") == "test_contract"]
+    jobs = [(params["property_name"], params["case"]) for params in selected]
+    jobs = [job for job in jobs if (job[1].method, job[1].world, job[1].compile) == (method, world, compiled)]
+    return run_ranks(world, run_all, jobs, start="spawn" if compiled else "fork")
 
 
-def job(rank: int, jobs: list[tuple[str, Case]]) -> dict[str, str]:
+def run_all(rank: int, jobs: list[tuple[str, Case]]) -> dict[str, str]:
     outcome = {}
     for name, case in jobs:
         try:
