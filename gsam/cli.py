@@ -42,11 +42,14 @@ def entry(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             return _child(list(HydraConfig.get().overrides.task))
         try:
             job(cfg)
-        except ValueError as error:
+        except (ValueError, FloatingPointError) as error:
+            from gsam.runtime import SharedError
+
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            if os.environ.get("RANK", "0") == "0":
-                print(f"error: {error}", file=sys.stderr)
+            rank = os.environ.get("RANK", "0")
+            if rank == "0" or not isinstance(error, SharedError):
+                print(f"error{'' if rank == '0' else f' on rank {rank}'}: {error}", file=sys.stderr)
             sys.exit(2)
 
     return run

@@ -18,16 +18,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gsam import data as gsam_data
 from gsam import models
+from gsam.cli import CONFIGS
 from gsam.data import AugmentConfig, DataConfig
 from gsam.eval import EvalSet
 from gsam.models import ModelConfig
 from gsam.optim import BASES, ESTIMATORS, ScheduleConfig, VanillaEstimator
 from gsam.optim.base import OtherConfig
-from gsam.runtime import Precision
+from gsam.runtime import Precision, SharedError
 from gsam.train.settings import Duration, EmaConfig, RunConfig, TrainConfig, WandbConfig
 
 
-class ConfigError(ValueError):
+class ConfigError(SharedError):
     """All problems of a configuration."""
 
     def __init__(self, problems: list[str]):
@@ -64,7 +65,7 @@ class EvalConfig:
     """What evaluate.py runs."""
 
     weights: str | None = None
-    """a run folder, a weights file, or timm:<name>"""
+    """a run folder, a file in its checkpoints/ (either may end in @raw or @ema), or timm:<name>"""
     checkpoint: str = "last.pt"
     """file in a run folder's checkpoints/: last.pt, best.pt, step_N.pt"""
     which: Which = Which.auto
@@ -89,6 +90,7 @@ def load(cfg: DictConfig, world: int = 1) -> Config:
     problems: list[str] = []
     tables = {"optimizer": ESTIMATORS, "base": BASES}
     config = _fill(cfg, Config, problems, tables=tables)
+    problems += _unknown_paths(config.paths)
     if not problems:
         problems += _problems(config, world)
     if problems:
@@ -102,6 +104,11 @@ def load_evaluation(cfg: DictConfig) -> EvalConfig:
     config = _fill(cfg, EvalConfig, problems, skip=("evalsets",))
     for name, values in (cfg.get("evalsets") or {}).items():
         config.evalsets[name] = _fill(values, EvalSet, problems, at=f"evalsets.{name}.")
+    problems += _unknown_paths(config.paths)
+    if config.batch_size < 1:
+        problems.append(f"batch_size={config.batch_size}: must be at least 1")
+    if config.workers is not None and config.workers < 0:
+        problems.append(f"workers={config.workers}: must be at least 0, or null for this rank's share of the cores")
     if config.weights is None:
         problems.append("weights: missing; give weights=<run folder | file | timm:name>")
     if not config.evalsets:
@@ -113,10 +120,15 @@ def load_evaluation(cfg: DictConfig) -> EvalConfig:
 
 def read_saved(path: Path) -> Config:
     """The configuration a run folder was trained with. Raises ConfigError when this version does not know it any more."""
+    return read_composed(OmegaConf.load(path), f"{path}: ")
+
+
+def read_composed(cfg: DictConfig, origin: str = "") -> Config:
+    """A configuration without the checks of what can be run here. Raises ConfigError for unknown keys and wrong types."""
     problems: list[str] = []
-    config = _fill(OmegaConf.load(path), Config, problems, tables={"optimizer": ESTIMATORS, "base": BASES})
+    config = _fill(cfg, Config, problems, tables={"optimizer": ESTIMATORS, "base": BASES})
     if problems:
-        raise ConfigError([f"{path}: {p}" for p in problems])
+        raise ConfigError([origin + p for p in problems])
     return config
 
 
@@ -143,6 +155,12 @@ def as_dict(config: Any) -> dict[str, Any]:
     return config.name if isinstance(config, Enum) else config
 
 
+def _unknown_paths(paths: dict[str, Any]) -> list[str]:
+    """`paths` is a plain dict; its keys are those of the one file."""
+    known = list(OmegaConf.load(CONFIGS / "paths" / "default.yaml"))
+    return [f"paths.{key}: unknown key" + _advice(key, known, "paths.") for key in paths if key not in known]
+
+
 # ---- checks across components ---------------------------------------------------------------------------------------
 
 
@@ -155,6 +173,8 @@ def _problems(config: Config, world: int) -> Iterator[str]:
         yield f"schedule.warmup_steps={config.schedule.warmup_steps}: {error}"
     if config.train.precision is Precision.fp16 and not config.optimizer.scale_free:
         yield f"optimizer={config.optimizer.name} needs true gradient magnitudes, which fp16's loss scaling hides: use bf16"
+    if config.schedule.power <= 0:
+        yield f"schedule.power={config.schedule.power}: must be positive"
     if not 0 <= config.schedule.lr_min <= config.base.lr:
         yield f"schedule.lr_min={config.schedule.lr_min}: must lie between 0 and base.lr={config.base.lr}"
     if not any("train.batch_size" in p or "train.accumulate" in p or "group_size" in p for p in own):

@@ -15,6 +15,10 @@ import torch
 import torch.distributed as dist
 
 
+class SharedError(ValueError):
+    """A mistake that every rank knows of: rank 0 alone prints it."""
+
+
 class Precision(Enum):
     fp32 = "fp32"
     bf16 = "bf16"
@@ -69,16 +73,17 @@ class Runtime:
         return torch.amp.GradScaler(self.device.type, enabled=precision is Precision.fp16)
 
     def on_main(self, job: Callable[[], Any]) -> None:
-        """Run `job` on rank 0 while the others wait. A ValueError of it is raised on every rank: none is left waiting."""
+        """Run `job` on rank 0 while the others wait. A ValueError or OSError of it becomes a ValueError on every rank: none is
+        left waiting."""
         problem = None
         if self.is_main:
             try:
                 job()
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 problem = str(error)
         problem = self.broadcast(problem)
         if problem is not None:
-            raise ValueError(problem)
+            raise SharedError(problem)
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value (any picklable object) on every rank."""

@@ -4,7 +4,7 @@
 #
 #   bash scripts/quickstart.sh                          minutes on two CPU cores
 #   bash scripts/quickstart.sh train.seed=0,1,2         more seeds: the table then gives mean ± standard deviation
-#   bash scripts/quickstart.sh train.epochs=100st       anything else that train.py takes
+#   bash scripts/quickstart.sh train.epochs=100st       other settings of train.*, base.*, optimizer.* …: columns of their own
 #   DOCS=docs/quickstart.md bash scripts/quickstart.sh  also writes that page
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,7 +16,11 @@ began=$SECONDS
 backend=ffcv
 "$PY" -c 'import ffcv' 2>/dev/null || { backend=folder; echo "FFCV is not installed: reading the images with the folder backend"; }
 
+"$PY" -c 'from sys import argv; from gsam.data.fashion_mnist import fetch_fashion_mnist as f; f(argv[1])' \
+  "${GSAM_DATA:-data}/fashion_mnist" # linked from the system's package, else downloaded
+
 "$PY" train.py -m experiment=quickstart optimizer=vanilla,sam,gsam data.backend="$backend" "$@"
+shopt -s nullglob
 for run in runs/quickstart/*/DONE; do
   "$PY" evaluate.py weights="$(dirname "$run")" "evalset=[fashion_mnist,fashion_mnist_c]"
 done

@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a chec
 
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
-from gsam.config import Config  # noqa: E402
-from gsam.optim import BASES, ESTIMATORS, ScheduleConfig, Schedules  # noqa: E402
+from gsam.config import read_composed  # noqa: E402
+from gsam.optim import Schedules  # noqa: E402
 from gsam.recipes import TRAINING_PICTURES, compose  # noqa: E402
 from gsam.train import stepper  # noqa: E402
 from gsam.train.settings import Duration  # noqa: E402
@@ -27,18 +27,11 @@ def schedules_of(composed: DictConfig, examples: int | None = None) -> Schedules
     examples = examples or composed.data.limit_train or TRAINING_PICTURES.get(composed.data.name)
     if examples is None:
         raise ValueError(f"data.name={composed.data.name}: give the number of training pictures with --examples")
-    config = Config(
-        optimizer=_typed(ESTIMATORS[composed.optimizer.name], composed.optimizer),
-        base=_typed(BASES[composed.base.name], composed.base),
-        schedule=_typed(ScheduleConfig, composed.schedule),
-    )
-    total = Duration.parse(composed.train.epochs, "ep").steps(examples, composed.train.batch_size)
-    warmup = Duration.parse(config.schedule.warmup_steps, "st").steps(examples, composed.train.batch_size)
+    config = read_composed(OmegaConf.masked_copy(composed, ["optimizer", "base", "schedule", "train"]))
+    images = stepper.images_per_step(config)
+    total = Duration.parse(config.train.epochs, "ep").steps(examples, images)
+    warmup = Duration.parse(config.schedule.warmup_steps, "st").steps(examples, images)
     return stepper.schedules(config, total, warmup)
-
-
-def _typed(schema: type, values: DictConfig) -> object:
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
 
 
 def rows(schedules: Schedules, count: int) -> list[int]:

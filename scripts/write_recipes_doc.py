@@ -41,7 +41,8 @@ over 64 images, as for the other two.
 |--:|--:|--:|--:|--:|
 {gpus}
 Numbers of GPUs that do not divide 64 are refused for SAM and GSAM. On several machines add torchrun's `--nnodes`. If 64
-images do not fit a GPU: `train.accumulate=2` (32 at a time); for ViTs and Mixers also `model.grad_checkpointing=true`.
+images do not fit a GPU: `train.accumulate=2` (32 at a time, BatchNorm then over 32); for ViTs and Mixers also
+`model.grad_checkpointing=true`.
 """
 
 
@@ -79,7 +80,10 @@ def row(model: str, method: str, numbers: list[float]) -> str:
 
 
 def section(model: str, published: dict[str, list[float]]) -> str:
-    commands = "".join(f"torchrun --nproc-per-node=8 train.py experiment={FOLDER}/{model}_{m}\n" for m in published)
+    # BatchNorm over 64 images for vanilla too: else it alone would normalise over a whole rank's 512.
+    same_norm = {m: " train.accumulate=8" if model.startswith("resnet") and m == "vanilla" else "" for m in published}
+    run = "torchrun --nproc-per-node=8 train.py experiment="
+    commands = "".join(f"{run}{FOLDER}/{model}_{m}{same_norm[m]}\n" for m in published)
     head = "| method | ρ | α | ImageNet | ReaL | V2 | R | C | steps | gradient evaluations |\n"
     rule = "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
     table = "".join(row(model, method, numbers) for method, numbers in published.items())

@@ -206,6 +206,23 @@ def subset(n: int, limit: int | None) -> np.ndarray:
     return np.sort(np.random.default_rng(LIMIT_SEED).permutation(n)[:limit])
 
 
+def identity(data: DataConfig) -> str | None:
+    """8 hex digits of what the training data are: class names, and with FFCV the labels. None where they are not at hand."""
+    import hashlib
+
+    try:
+        if data.backend is Backend.ffcv:
+            from gsam.data.manifest import read_manifest
+
+            manifest = read_manifest(ffcv_root(data), "train")
+            facts = [*manifest["classes"], manifest["labels_sha256"]]
+        else:
+            facts = list(class_names(data.name, data.root, "train"))
+    except ValueError:
+        return None
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
+
+
 def prepare(data: DataConfig) -> list[str]:
     """Write missing .beton files of a small data set whose pictures are at hand; returns the splits written. Call on
     one process only.

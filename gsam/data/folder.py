@@ -67,6 +67,8 @@ class FolderLoader:
         self._schedule.start(epoch, skip)
         try:
             yield from self._loader
+        except ValueError as error:  # from a worker it comes with the worker's traceback as text
+            raise ValueError(str(error).rpartition("ValueError: ")[2].strip()) from None
         except (RuntimeError, ConnectionError, EOFError) as error:
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise

@@ -1,5 +1,6 @@
 """evaluate.py's work: one model, any number of sets, one row per set and corruption in results.jsonl."""
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -9,16 +10,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from gsam.config import Config, ConfigError, EvalConfig, Which, read_saved
-from gsam.data import AugmentConfig
+from gsam.config import Config, ConfigError, EvalConfig, Which, as_dict, read_saved
+from gsam.data import AugmentConfig, Backend, DataConfig, num_classes
 from gsam.eval import evalsets, evaluate
-from gsam.models import build_model, load_weights
+from gsam.models import build_model
 from gsam.runtime import Runtime, environment
 from gsam.train import checkpoint
 from gsam.train.progress import Progress
 from gsam.train.stepper import grad_evals
 
-KEY = ("evalset", "corruption", "severity", "weights", "checkpoint", "step")
+# A row answers a question when all of these agree; `settings` is a hash of the set's own.
+KEY = ("evalset", "corruption", "severity", "weights", "checkpoint", "step", "precision", "settings")
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Subject:
 
     model: nn.Module
     augment: AugmentConfig
+    num_classes: int
     channels_last: bool
     out: Path
     facts: dict[str, Any]
@@ -48,6 +51,7 @@ def run(config: EvalConfig, runtime: Runtime) -> list[dict[str, Any]]:
     rows = []
     for done, (name, evalset, (corruption, severity)) in enumerate(plan):
         row = {"kind": "result", "evalset": name, "corruption": corruption, "severity": severity, **subject.facts}
+        row |= {"precision": config.precision.name, "settings": _settings(evalset)}
         if _key(row) in known:
             rows.append(known[_key(row)])
         else:
@@ -70,17 +74,23 @@ def load_subject(config: EvalConfig, runtime: Runtime) -> Subject:
     facts = {"device": env["device"], "torch": env["versions"]["torch"], "git_hash": env["git_hash"]}
     if weights.startswith("timm:"):
         return _timm_subject(config, weights.removeprefix("timm:"), runtime, facts)
-    path = Path(weights)
-    folder = path if path.is_dir() else next((p for p in path.parents[:2] if (p / "config.yaml").exists()), None)
-    if folder is None or not (folder / "config.yaml").exists():
+    head, at, ending = weights.rpartition("@")
+    which = Which[ending] if at and ending in ("raw", "ema") else config.which
+    path = Path(head if which is not config.which or at and ending in ("raw", "ema") else weights)
+    folder = path if path.is_dir() else path.parent.parent
+    if not (folder / "config.yaml").exists():
         raise ValueError(
-            f"weights={weights}: no run folder (with config.yaml) there; for torchvision's and timm's models use timm:<name>"
+            f"weights={weights}: give a run folder (it has config.yaml), a file in its checkpoints/, or timm:<name>; a bare "
+            "weights file does not say which network it belongs to"
         )
     file = folder / "checkpoints" / config.checkpoint if path.is_dir() else path
     if not file.exists():
-        raise ValueError(f"weights={weights}: {file} does not exist; train first, or choose checkpoint=best.pt")
+        raise ValueError(f"weights={weights}: {file} does not exist; train first, or choose another checkpoint=")
     state = checkpoint.read(file)
-    which = ("ema" if state["ema"] is not None else "raw") if config.which is Which.auto else config.which.name
+    if which is Which.auto:
+        which = Which.raw if state["ema"] is None else Which.ema
+    if which is Which.ema and state["ema"] is None:
+        raise ValueError(f"weights={weights}: {file} holds no moving average (trained with ema.decay=0); use which=raw")
     saved = read_saved(folder / "config.yaml")
     model = build_model(
         replace(saved.model, init=None),
@@ -88,12 +98,13 @@ def load_subject(config: EvalConfig, runtime: Runtime) -> Subject:
         image_size=saved.augment.size,
         seed=saved.train.seed,
     )
-    model.load_state_dict(load_weights(file, which))
+    model.load_state_dict(state["model" if which is Which.raw else "ema"])
     facts = _run_facts(saved, json.loads((folder / "meta.json").read_text()), state) | facts
-    facts |= {"weights": which, "checkpoint": file.name}
+    facts |= {"weights": which.name, "checkpoint": file.name}
     layout = torch.channels_last if saved.train.channels_last else torch.contiguous_format
     model = model.to(runtime.device, memory_format=layout).eval()
-    return Subject(model, saved.augment, saved.train.channels_last, Path(config.out or folder), facts)
+    out = Path(config.out or folder)
+    return Subject(model, saved.augment, state["num_classes"], saved.train.channels_last, out, facts)
 
 
 def _run_facts(saved: Config, meta: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
@@ -105,26 +116,36 @@ def _run_facts(saved: Config, meta: dict[str, Any], state: dict[str, Any]) -> di
 
 
 def _timm_subject(config: EvalConfig, name: str, runtime: Runtime, facts: dict[str, Any]) -> Subject:
-    """A pretrained timm model with the transform its authors published it with."""
+    """A pretrained timm model at its published size, crop, mean and std. The resize filter is bilinear for all models, also
+    for those published with bicubic."""
     import timm
     from timm.data import resolve_data_config
 
-    model = timm.create_model(name, pretrained=True)
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except RuntimeError as error:  # unknown name, or no weights for it
+        raise ValueError(f"weights=timm:{name}: {error}") from error
     published = resolve_data_config({}, model=model)
     size = published["input_size"][-1]
     augment = AugmentConfig(
         size=size,
         mean=list(published["mean"]),
         std=list(published["std"]),
-        eval_resize=round(size / published["crop_pct"]),
+        eval_resize=int(size / published["crop_pct"]),
     )
     facts |= {"model": name, "weights": "raw", "checkpoint": f"timm:{name}", "step": None, "optimizer": None}
     out = Path(config.out or Path("runs") / "eval" / name)
-    return Subject(model.to(runtime.device).eval(), augment, False, out, facts)
+    return Subject(model.to(runtime.device).eval(), augment, model.num_classes, False, out, facts)
 
 
 def _measure(config: EvalConfig, subject: Subject, evalset: evalsets.EvalSet, corruption: str | None, severity: int | None,
              runtime: Runtime) -> dict[str, Any]:  # fmt: skip
+    classes = num_classes(DataConfig(evalset.source, Backend.folder, evalset.root))
+    if classes != subject.num_classes:
+        raise ValueError(
+            f"the model has {subject.num_classes} classes, {evalset.source} at {evalset.root} has {classes}: choose an evalset "
+            "of the data it was trained on"
+        )
     loader = evalsets.build(
         evalset, subject.augment, corruption, severity, config.batch_size, runtime.rank, runtime.world, config.workers
     )
@@ -143,11 +164,18 @@ def _missing_sets(config: EvalConfig) -> dict[str, str]:
         found = list(evalsets.check(name, evalset))
         if found and not Path(evalset.root).exists() and not config.strict:
             missing[name] = found[-1]
+            problems += found[:-1]
         else:
             problems += found
     if problems:
         raise ConfigError(problems)
     return missing
+
+
+def _settings(evalset: evalsets.EvalSet) -> str:
+    """8 hex digits of what decides the set's pictures; not its root, which may move."""
+    plain = {k: v for k, v in as_dict(evalset).items() if k not in ("root", "corruptions", "severities")}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _key(row: dict[str, Any]) -> tuple:

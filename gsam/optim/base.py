@@ -18,6 +18,10 @@ class SGDW(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:  # before the decay: it takes the gradient at the weights as they are
+            with torch.enable_grad():
+                loss = closure()
         decays = [group["weight_decay"] for group in self.param_groups]
         try:
             for group, decay in zip(self.param_groups, decays, strict=True):
@@ -25,7 +29,8 @@ class SGDW(torch.optim.SGD):
                 kept = [p for p in group["params"] if p.grad is not None]
                 if kept and decay:
                     torch._foreach_mul_(kept, 1.0 - group["lr"] * decay)
-            return super().step(closure)
+            super().step()
+            return loss
         finally:
             for group, decay in zip(self.param_groups, decays, strict=True):
                 group["weight_decay"] = decay

@@ -34,10 +34,11 @@ def second_pass(model: nn.Module) -> Iterator[None]:
 
 
 class BatchStats:
-    """Running statistics of one step: every group starts from the step's own, the new ones are the mean over groups and ranks.
+    """Running statistics of one step: every part of the batch (a group, a micro-batch of it) starts from the step's own,
+    the new ones are the mean over parts and ranks.
 
-    Without this a rank with several groups would update them once per group, and ranks would drift apart (DDP broadcasts
-    no buffers when all passes run in `no_sync`).
+    Without this a rank with several parts would update them once per part, with a larger effective momentum, and ranks would
+    drift apart (DDP broadcasts no buffers when all passes run in `no_sync`).
     """
 
     def __init__(self, model: nn.Module):
@@ -47,27 +48,30 @@ class BatchStats:
         self.start: list[Tensor] = []
         self.start_counts: list[Tensor] = []
         self.sums: list[Tensor] = []
+        self.parts = 0
 
     def begin(self) -> None:
         self.start = [b.clone() for b in self.buffers]
         self.start_counts = [c.clone() for c in self.counts]
-        self.sums = []
+        self.sums, self.parts = [], 0
 
-    def next_group(self) -> None:
-        """Before every group but the first: bank this group's statistics, go back to the step's start."""
+    def next_part(self) -> None:
+        """Before every part but the first: bank the last one's statistics, go back to the step's start."""
         self._bank()
         if self.buffers:
             torch._foreach_copy_(self.buffers, self.start)
         if self.counts:
             torch._foreach_copy_(self.counts, self.start_counts)
 
-    def end(self, groups: int) -> None:
-        """After the last group: the mean over this rank's groups stands in the model."""
-        if groups > 1 and self.buffers:
+    def end(self) -> None:
+        """After the last part: the mean over this rank's parts stands in the model."""
+        if self.parts and self.buffers:
             self._bank()
-            torch._foreach_copy_(self.buffers, torch._foreach_div(self.sums, groups))
+            torch._foreach_copy_(self.buffers, torch._foreach_div(self.sums, self.parts))
+        self.begin()
 
     def _bank(self) -> None:
+        self.parts += 1
         if not self.sums:
             self.sums = [b.clone() for b in self.buffers]
         else:

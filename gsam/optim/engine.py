@@ -28,7 +28,7 @@ def estimate(
     stats, total = [], [None] * len(params)
     for index, grad_fn in enumerate(grad_fns):
         if index and batch_stats is not None:
-            batch_stats.next_group()
+            batch_stats.next_part()
         stats.append(estimator(params, grad_fn, step))
         if len(grad_fns) > 1:
             _add_grads(total, params)
@@ -36,7 +36,7 @@ def estimate(
         for p, grad in zip(params, total, strict=True):
             p.grad = None if grad is None else grad.div_(len(grad_fns))
     if batch_stats is not None:
-        batch_stats.end(len(grad_fns))
+        batch_stats.end()
     mean = StepStats(*(None if s[0] is None else torch.stack(s).mean() for s in zip(*stats, strict=True)))
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         numbers = [s for s in mean if s is not None]

@@ -6,9 +6,11 @@ Written from the paper. An inner loop of Langevin steps around the weights x est
     mu  <- average * mu + (1 - average) * x'
     gradient given to the base optimizer = x - mu
 
-The paper multiplies the last line by gamma; the constant is left to the base optimizer's learning rate here.
+The paper multiplies the last line by gamma; the constant is left to the base optimizer's learning rate here. The spread of
+the noise, noise * sqrt(2 inner_lr), is that of the authors' code.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -46,7 +48,7 @@ class EntropySGDEstimator:
     def __call__(self, params: Sequence[Parameter], grad_fn: GradFn, step: Step) -> StepStats:
         active: list[Parameter] = []
         anchor, average, momentum = [], [], []
-        gamma = self.gamma * (1 + self.scoping) ** step.index
+        gamma = self.pull(step.index)
         try:
             for inner in range(self.iterations):
                 loss = grad_fn(batch=inner)
@@ -63,6 +65,12 @@ class EntropySGDEstimator:
         for p, a, mu in zip(active, anchor, average, strict=True):
             p.grad = a.sub_(mu)
         return StepStats(loss=first_loss)
+
+    def pull(self, step: int) -> float:
+        """gamma (1 + scoping)^step, at most 1 / (2 inner_lr): beyond 1 / inner_lr the inner steps would overshoot the anchor
+        and diverge, which the defaults reach after some 11,000 steps."""
+        growth = step * math.log1p(self.scoping)
+        return min(self.gamma * math.exp(min(growth, 700.0)), 0.5 / self.inner_lr)
 
     @torch.no_grad()
     def _inner_step(self, params: list[Parameter], anchor: list[Tensor], momentum: list[Tensor], gamma: float,

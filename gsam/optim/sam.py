@@ -18,9 +18,9 @@ class SAMEstimator(Perturbing):
 
     def __call__(self, params: Sequence[Parameter], grad_fn: GradFn, step: Step) -> StepStats:
         clean, sharp, stats = two_gradients(self, params, grad_fn, step)
-        sharp_norm = ops.norm(sharp)
-        cos = ops.dot(clean, sharp) / (stats.clean_norm * sharp_norm)
-        return stats._replace(sharp_norm=sharp_norm, cos=cos)
+        inner, square = ops.dots(clean, sharp)
+        sharp_norm = square.sqrt()
+        return stats._replace(sharp_norm=sharp_norm, cos=inner / (stats.clean_norm * sharp_norm))
 
 
 @dataclass

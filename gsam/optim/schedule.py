@@ -91,7 +91,7 @@ class Schedules:
         return max(rho, self.rho_min) if self.clamp_rho else rho
 
     def alpha(self, step: int) -> float:
-        return self._follow(self.alpha_follows, step, 0.0, self.alpha_max)
+        return max(0.0, self._follow(self.alpha_follows, step, 0.0, self.alpha_max))
 
     def at(self, step: int) -> Values:
         """Values of the step with 0-based index `step`."""

@@ -19,8 +19,9 @@ class WeightedEstimator(Perturbing):
 
     def __call__(self, params: Sequence[Parameter], grad_fn: GradFn, step: Step) -> StepStats:
         clean, sharp, stats = two_gradients(self, params, grad_fn, step)
-        sharp_norm = ops.norm(sharp)
-        stats = stats._replace(sharp_norm=sharp_norm, cos=ops.dot(clean, sharp) / (stats.clean_norm * sharp_norm))
+        inner, square = ops.dots(clean, sharp)
+        sharp_norm = square.sqrt()
+        stats = stats._replace(sharp_norm=sharp_norm, cos=inner / (stats.clean_norm * sharp_norm))
         with torch.no_grad():
             for g, g_p in zip(clean, sharp, strict=True):  # in this form exactly g_p at rho = 0
                 torch.sub(g_p, g, out=g)

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 from gsam.optim.batchnorm import BatchStats, second_pass
 from gsam.optim.engine import estimate
 from gsam.optim.entropy_sgd import EntropySGDEstimator
-from gsam.optim.estimator import Estimator, Scope, Step
+from gsam.optim.estimator import Estimator, Scope, Step, StepStats
 from gsam.optim.gsam import GSAMEstimator, Minimize
 from gsam.optim.perturb import Form, Perturb
 from gsam.optim.sam import ASAMEstimator, SAMEstimator
@@ -33,6 +34,7 @@ class SharpnessAware(Optimizer):
     """
 
     seed = 0  # of the noise that EntropySGD draws
+    stats: StepStats | None = None  # of the last step: losses, norms, cos theta, as 0-dim tensors
 
     def __init__(self, base: Optimizer, estimator: Estimator, *, lr_max: float | None = None, lr_min: float = 0.0,
                  alpha: float = 0.0, model: nn.Module | None = None):  # fmt: skip
@@ -67,6 +69,10 @@ class SharpnessAware(Optimizer):
         if scaler is not None and not self.estimator.scale_free:
             raise ValueError(f"{self.estimator.name} needs true gradient magnitudes: no GradScaler; use bf16 or fp32")
         self._alias()  # loading a state into the base optimizer makes new groups
+        if self.estimator.local and not self._sees_ddp() and _world() > 1:
+            # Somebody else's DDP synchronises both passes: one perturbation for all ranks, nothing left to reduce, and with
+            # gradient_as_bucket_view pass 2 is written over the gradients of pass 1.
+            self.estimator.scope = Scope["global"]
         params = [p for group in self.param_groups for p in group["params"]]
         lr = self.param_groups[0]["lr"]
         low, high = getattr(self.estimator, "rho_range", (0.0, 0.0))
@@ -74,7 +80,7 @@ class SharpnessAware(Optimizer):
         step = Step(self.steps, lr, rho, self.alpha, self.seed)
         batch_stats = BatchStats(self.model) if self.model is not None else None
         stats = estimate(self.estimator, params, [self._grad_fn(closure)], step, batch_stats)
-        self.steps += 1
+        self.steps, self.stats = self.steps + 1, stats
         if scaler is None:
             self.base.step()
         else:
@@ -82,10 +88,12 @@ class SharpnessAware(Optimizer):
             scaler.update()
         return stats.loss
 
+    def _sees_ddp(self) -> bool:
+        return isinstance(_inner(self.model), DistributedDataParallel)
+
     def _grad_fn(self, closure: Callable[[], Tensor]) -> Callable[..., Tensor]:
         states: list[Tensor] = []
-        model = getattr(self.model, "_orig_mod", self.model)  # torch.compile(DDP(net)) is no DDP any more
-        no_sync = model.no_sync if self.estimator.local and isinstance(model, DistributedDataParallel) else nullcontext
+        no_sync = _inner(self.model).no_sync if self.estimator.local and self._sees_ddp() else nullcontext
 
         def grad_fn(*, again: bool = False, batch: int = 0) -> Tensor:
             self.zero_grad(set_to_none=True)
@@ -131,6 +139,14 @@ class SharpnessAware(Optimizer):
         self.base.load_state_dict({k: v for k, v in state_dict.items() if k != "steps"})
         self.steps = state_dict.get("steps", self.steps)
         self._alias()
+
+
+def _inner(model: nn.Module | None) -> nn.Module | None:
+    return getattr(model, "_orig_mod", model)  # torch.compile(DDP(net)) is no DDP any more
+
+
+def _world() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _random_states() -> list[Tensor]:

@@ -66,6 +66,7 @@ class Meter:
                 self.sums[key] = value if key not in self.sums else self.sums[key] + value
 
     def means(self) -> dict[str, float]:
-        result = {key: (total / self.count).item() for key, total in self.sums.items()}
+        return {key: (total / self.count).item() for key, total in self.sums.items()}
+
+    def reset(self) -> None:
         self.sums, self.count = {}, 0
-        return result

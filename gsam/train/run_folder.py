@@ -31,7 +31,7 @@ class RunFolder:
         """Take the folder. Raises ValueError when another process writes it, or it holds a different run."""
         if not self._writer:
             return
-        self._refuse_other_run()
+        self.refuse_other_run()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 held until close()
         try:
@@ -41,6 +41,8 @@ class RunFolder:
             raise ValueError(
                 f"run.dir={self.path} is being written by another process; wait for it, or give run.dir=<another folder>"
             ) from None
+        for torn in (self.path / "checkpoints").glob(".*.tmp"):  # of a process that was killed while it saved
+            torn.unlink()
         write_atomic(self.path / "config.yaml", yaml.safe_dump(self._config, sort_keys=False).encode())
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         write_atomic(self.path / "meta.json", json.dumps(self._meta | {"started": started}, indent=1).encode())
@@ -56,7 +58,7 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
 
-    def _refuse_other_run(self) -> None:
+    def refuse_other_run(self) -> None:
         """A folder given by run.dir may hold a run with other settings: continuing it would mix the two."""
         try:
             before = json.loads((self.path / "meta.json").read_text())
@@ -68,6 +70,12 @@ class RunFolder:
             raise ValueError(
                 f"run.dir={self.path} holds another run (configuration {before.get('config_hash')}, this one is "
                 f"{self._meta['config_hash']}); differing: {', '.join(differing)}. Give another run.dir, or leave it out"
+            )
+        data = before.get("data"), self._meta["data"]
+        if None not in data and data[0] != data[1]:
+            raise ValueError(
+                f"run.dir={self.path} was trained on other data (its classes or labels differ from those of data.root="
+                f"{self._config['data']['root']}); give run.dir=<another folder>, or the data it was trained on"
             )
 
 

@@ -63,7 +63,7 @@ class TrainConfig:
     log_every: str = "50st"
     """between rows of metrics.jsonl, averages over the interval"""
     profile_steps: int = 0
-    """record a torch profiler trace of this many steps (after 5 warm-up steps) into the run folder, then stop"""
+    """record a torch profiler trace of this many steps (after 5 others) into the run folder, then stop"""
 
     def problems(self) -> Iterator[str]:
         units = {"epochs": "ep", "eval_every": "ep", "save_every": "ep", "keep_every": "ep", "log_every": "st"}

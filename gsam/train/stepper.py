@@ -52,8 +52,10 @@ class Stepper:
         self.batch_stats = BatchStats(self.model)
         self.group_size = getattr(self.estimator, "group_size", None) or self.local_batch
         self.total_steps = self.steps(train.epochs, "ep")
+        if self.total_steps < 1:
+            raise ValueError(f"train.epochs={train.epochs} is less than one step of {images_per_step(config)} images")
         self.schedules = schedules(config, self.total_steps, self.steps(config.schedule.warmup_steps, "st"))
-        self.step, self.skipped = 0, 0
+        self.step, self.skipped, self.skipped_in_row = 0, 0, 0
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """One optimizer step on this rank's images uint8 (B, 3, H, W) and labels (B,): one batch, or as many as the method
@@ -70,7 +72,8 @@ class Stepper:
         grad_norm = self.clip()
         self.scaler.step(self.base)
         self.scaler.update()
-        self.skipped += self.scaler.get_scale() < scale
+        skipped = self.scaler.get_scale() < scale
+        self.skipped, self.skipped_in_row = self.skipped + skipped, (self.skipped_in_row + 1) * skipped
         if self.ema is not None:
             self.ema.update(self.model, self.step)
         self.step += 1
@@ -83,9 +86,13 @@ class Stepper:
 
         def run(*, again: bool = False, batch: int = 0) -> Tensor:
             self.base.zero_grad(set_to_none=True)
+            if batch:  # a later batch of the step continues from the statistics of the one before
+                self.batch_stats.end()
             losses = []
             with second_pass(self.model) if again else nullcontext():
                 for k, (x, y) in enumerate(zip(*(t.chunk(count) for t in batches[batch]), strict=True)):
+                    if k and not again:
+                        self.batch_stats.next_part()
                     # The same numbers in both passes, for any number of ranks, and after a restart.
                     torch.manual_seed(seed_for(self.config.train.seed, self.step, first + group, batch * count + k))
                     with self.no_sync(last=k == count - 1):

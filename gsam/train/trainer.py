@@ -1,5 +1,6 @@
 """The training loop around stepper.py: data, records, evaluation, checkpoints."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -18,6 +19,8 @@ from gsam.train.progress import Progress
 from gsam.train.run_folder import RunFolder
 from gsam.train.stepper import Batch, Stepper, effective_m, grad_evals, images_per_step
 
+MAX_SKIPPED = 40  # the loss scale starts at 2^16 and halves at each overflow
+
 
 class Trainer:
     """Builds everything a Config describes; `fit()` trains to the end, continuing from the run folder's last checkpoint."""
@@ -25,7 +28,8 @@ class Trainer:
     def __init__(self, config: Config, runtime: Runtime):
         self.config, self.runtime = config, runtime
         self.run_name, self.folder = self._folder()
-        if self.folder.finished:
+        self.finished = runtime.broadcast(self.folder.finished)
+        if self.finished:
             return  # fit() says so; nothing has to be built
         runtime.on_main(lambda: data.prepare(config.data))
         local_batch = config.train.batch_size // runtime.world
@@ -51,7 +55,8 @@ class Trainer:
 
     def fit(self) -> None:
         """Train until the last step. Raises FloatingPointError when the loss is not finite."""
-        if self.folder.finished:
+        if self.finished:
+            self.runtime.on_main(self.folder.refuse_other_run)
             self._say(f"{self.folder.path}: finished; nothing to do (delete the folder to train again)")
             return
         self.runtime.on_main(self.folder.open)
@@ -65,6 +70,8 @@ class Trainer:
             self.folder.path, self.config.wandb, as_dict(self.config), self.run_name, self.runtime.is_main
         )
         self._restore()
+        if self.config.train.profile_steps:
+            self.stop_step = min(self.stop_step, self.step + Profiler.LEAD + self.config.train.profile_steps)
         self._header()
         self.progress = Progress(self._label(), self.stop_step, start=self.step, active=self.runtime.is_main)
         try:
@@ -90,19 +97,23 @@ class Trainer:
             self.meter.add(self.stepper.train_step(batches))
             self.images += train.batch_size * len(batches)
             last = self.step == self.stop_step
-            if last or _due(self.step, every["log"]):
+            due = {name for name, steps in every.items() if steps is not None and self.step % max(1, steps) == 0}
+            due |= {"log", "eval", "save"} if last else set()
+            if due:
+                self._refuse_not_finite()
+            if "log" in due:
                 self._log_train()
             asked = time.monotonic()
-            if last or _due(self.step, every["eval"]):
+            if "eval" in due:
                 self._evaluate()
-            if last or _due(self.step, every["save"]):
+            if "save" in due:
                 self._save("last.pt")
-            if _due(self.step, every["keep"]):
+            if "keep" in due:
                 self._save(f"step_{self.step}.pt")
             self.began += time.monotonic() - asked  # neither evaluating nor saving counts as training time
             self.progress.update(self.step, self.text)
-            if profiler is not None and profiler.step():
-                return
+            if profiler is not None:
+                profiler.step()
 
     def _batches(self) -> Iterator[list[Batch]]:
         """The batches of each step from the current one to the last, over as many epochs as it takes; counts the time spent
@@ -114,7 +125,8 @@ class Trainer:
                 asked = time.monotonic()
                 batches = [next(stream)]
                 while len(batches) < count:
-                    batches = [tuple(t.clone() for t in b) for b in batches] + [next(stream)]
+                    batches[-1] = tuple(t.clone() for t in batches[-1])
+                    batches.append(next(stream))
                 self.waited += time.monotonic() - asked
                 yield batches
         finally:
@@ -129,15 +141,27 @@ class Trainer:
 
     # ---- records ----------------------------------------------------------------------------------------------------
 
+    def _refuse_not_finite(self) -> None:
+        """Before anything is recorded or saved: a checkpoint of NaN weights could never be continued from."""
+        if self.stepper.skipped_in_row >= MAX_SKIPPED:
+            raise FloatingPointError(
+                f"fp16: the last {self.stepper.skipped_in_row} steps up to {self.step} overflowed at any loss scale and were "
+                "skipped: the run has diverged, or needs train.precision=bf16"
+            )
+        if not self.meter.count or self.config.train.precision is Precision.fp16:
+            return  # fp16: single overflowing steps are skipped and counted
+        means = self.meter.means()
+        broken = [name for name in ("loss", "sharp_loss", "grad_norm") if not math.isfinite(means.get(name, 0.0))]
+        if broken:
+            first = self.step - self.meter.count + 1
+            raise FloatingPointError(
+                f"{' and '.join(broken)} not finite between steps {first} and {self.step}: lower base.lr or the radius, add "
+                "warm-up (schedule.warmup_steps) or train.clip_norm. The last checkpoint is from before"
+            )
+
     def _log_train(self) -> None:
-        first = self.step - self.meter.count + 1
         row = self.meter.means()
-        if row["loss"] != row["loss"] or abs(row["loss"]) == float("inf"):
-            if self.config.train.precision is not Precision.fp16:  # there, overflowing steps are skipped and counted
-                raise FloatingPointError(
-                    f"the loss is not finite between steps {first} and {self.step}: lower base.lr or the radius, add warm-up "
-                    "(schedule.warmup_steps) or train.clip_norm. The last checkpoint is from before"
-                )
+        self.meter.reset()
         elapsed = time.monotonic() - self.began
         self.seconds += elapsed
         throughput = {"images_per_s": self.images / elapsed, "data_wait": self.waited / elapsed}
@@ -203,7 +227,8 @@ class Trainer:
         meta = {
             "experiment": experiment, "config_hash": digest, "optimizer": self.config.optimizer.name,
             "model": self.config.model.name, "seed": self.config.train.seed, "world": self.runtime.world,
-            "m": effective_m(self.config, self.runtime.world), **environment(self.runtime.device),
+            "m": effective_m(self.config, self.runtime.world), "data": data.identity(self.config.data),
+            **environment(self.runtime.device),
         }  # fmt: skip
         return f"{experiment}/{digest}", RunFolder(path, as_dict(self.config), meta, self.runtime.is_main)
 
@@ -223,6 +248,8 @@ class Trainer:
     def _header(self) -> None:
         params = sum(p.numel() for p in self.model.parameters())
         m = effective_m(self.config, self.runtime.world)
+        if self.stepper.schedules.warmup_steps > self.total_steps:
+            self._say(f"note: schedule.warmup_steps={self.stepper.schedules.warmup_steps} is longer than the whole training")
         start = f"continuing at step {self.step}" if self.step else "starting"
         self._say(
             f"{self.run_name}: {start} of {self.total_steps} · {self.config.optimizer.name}"
@@ -238,7 +265,3 @@ class Trainer:
     def _profiler(self) -> Profiler | None:
         steps = self.config.train.profile_steps
         return Profiler(steps, self.folder.path / "trace.json") if steps and self.runtime.is_main else None
-
-
-def _due(step: int, every: int | None) -> bool:
-    return every is not None and step % max(1, every) == 0

@@ -136,7 +136,9 @@ def command(*args, env=None, world=1):
 VIT = ["model.name=vit_tiny_patch16_224", "model.kwargs={patch_size: 7, depth: 2, embed_dim: 48, num_heads: 2}"]
 
 
-@pytest.mark.parametrize("settings", [["optimizer=gsam", "optimizer.group_size=20"], ["optimizer=vanilla", *VIT]], ids=" ".join)
+@pytest.mark.parametrize(
+    "settings", [["optimizer=gsam", "optimizer.group_size=20"], ["optimizer=vanilla", *VIT]], ids=" ".join
+)
 def test_two_ranks_train_like_one_process(settings, paths, tmp_path):
     """To rounding (sums in another order); batches, crops, perturbations and BatchNorm statistics are the same. (Vanilla with
     BatchNorm is not: each rank normalises with its own half of the batch, as under any DDP.)"""
@@ -219,3 +221,56 @@ def test_wandb_offline_works_and_an_unreachable_server_neither_stops_nor_delays(
     assert time.monotonic() - began < 120
     assert list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
     assert ("does not answer" in result.stderr) == (mode == "online")
+
+
+def test_a_diverged_run_saves_no_broken_weights(paths, tmp_path):
+    """Noticed before saving, not only when the next row is logged: NaN weights in last.pt could never be continued from."""
+    settings = ["optimizer=sam", *SMALL, *paths, f"run.dir={tmp_path}/run", "base.lr=1e12", "schedule.lr_min=1e12"]
+    with pytest.raises(FloatingPointError, match="not finite between steps 1 and"):
+        train(
+            *settings,
+            "schedule.warmup_steps=0",
+            "train.log_every=12st",
+            "train.save_every=4st",
+            "train.eval_every=12st",
+        )
+    assert not list((tmp_path / "run").glob("checkpoints/*.pt"))
+
+
+def test_other_data_is_another_run(paths, tmp_path):
+    from tests.photos import make_folder
+
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    one, two = make_folder(tmp_path / "a"), make_folder(tmp_path / "b")
+    for split in ("train", "val"):
+        first = sorted((two / split).iterdir())[0]
+        first.rename(first.with_name("zzz"))
+    small = [
+        "data=imagefolder",
+        "data.backend=folder",
+        "train.batch_size=4",
+        "train.epochs=1st",
+        "schedule.warmup_steps=0",
+    ]
+    small += [f"run.dir={tmp_path}/run", "data.workers=0"]
+    train(*small, f"paths.imagefolder={one}")
+    with pytest.raises(ValueError, match="was trained on other data"):
+        train(*small, f"paths.imagefolder={two}")
+
+
+def test_an_unreadable_image_on_any_rank_is_one_message(tmp_path):
+    from tests.photos import make_folder
+
+    root = make_folder(tmp_path)
+    for path in sorted((root / "train").rglob("*.*"))[::2]:
+        path.write_bytes(b"no picture")
+    small = [
+        "data=imagefolder",
+        "data.backend=folder",
+        f"paths.imagefolder={root}",
+        "train.batch_size=4",
+        "train.epochs=1",
+    ]
+    result = command("train.py", "experiment=quickstart", *small, f"run.dir={tmp_path}/run", world=2)
+    assert result.returncode != 0 and "cannot be decoded" in result.stderr, result.stderr[-2000:]
+    assert "Original Traceback" not in result.stderr
