@@ -24,5 +24,5 @@ shopt -s nullglob
 for run in runs/quickstart/*/DONE; do
   "$PY" evaluate.py weights="$(dirname "$run")" "evalset=[fashion_mnist,fashion_mnist_c]"
 done
-"$PY" scripts/report.py quickstart ${DOCS:+--docs "$DOCS" --command "bash scripts/quickstart.sh"}
+"$PY" scripts/report.py quickstart ${DOCS:+--docs "$DOCS" --command "bash scripts/quickstart.sh   # $((SECONDS - began)) s after set-up"}
 echo "quickstart: $((SECONDS - began)) s after set-up"

@@ -80,8 +80,10 @@ def _provenance(report: Report) -> str:
     lines = [
         "## Where the numbers come from",
         "",
-        "| run | method | seed | git | device | torch | training (s) | gradient evaluations |",
-        "| --- | --- | ---: | --- | --- | --- | ---: | ---: |",
+        "m: images that share one perturbation.",
+        "",
+        "| run | method | m | seed | git | device | torch | training (s) | gradient evaluations |",
+        "| --- | --- | ---: | ---: | --- | --- | --- | ---: | ---: |",
     ]
     for run in report.runs:
         last = run.train[-1] if run.train else {}
@@ -89,6 +91,7 @@ def _provenance(report: Report) -> str:
         cells = [
             f"`{run.folder.name}`",
             method_of(run),
+            _fact(run, "m"),
             _fact(run, "seed"),
             _fact(run, "git_hash"),
             _fact(run, "device"),
