@@ -89,7 +89,7 @@ class Perturbing:
     scale_free: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        self._room = ops.Room()
+        self._room, self.kept = ops.Room(), ops.Room()  # of the moved weights, of the clean gradient
 
     def bind(self, named: Iterable[tuple[str, Parameter]]) -> None:
         """Tell a method the parameters' names; only ASAM's original form asks for them."""
@@ -147,11 +147,12 @@ def two_gradients(
     active = [p for p in params if p.grad is not None]
     if not active:
         raise ValueError(NO_GRADIENT)
-    # Taken over without a copy where the next backward allocates anew. DDP's synchronised backward does not: with
-    # gradient_as_bucket_view it writes pass 2 into the very storage of pass 1.
-    clean = [p.grad if method.local else p.grad.clone() for p in active]
-    for p in active:
-        p.grad = None
+    # An own copy, in memory kept from step to step: the next backward may write into the storage of these gradients (DDP's
+    # buckets with gradient_as_bucket_view), and a second set of fresh gradients would cost more in page faults.
+    grads = [p.grad for p in active]
+    clean = list(method.kept.like(grads))
+    torch._foreach_copy_(clean, grads)
+    del grads
     clean_norm = ops.norm(clean)
     with method.moved(active, clean, clean_norm, step.rho):
         sharp_loss = grad_fn(again=True)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-PIECE = 2**18  # elements that BLAS adds up at once
+PIECE = 2**20  # elements that BLAS adds up at once
 EPS = 1e-12  # added to the norm of the ascent gradient, as in the official code
 
 
@@ -24,33 +24,34 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Inner product of two lists, shape ()."""
-    return torch.stack([_dot(x, y) for x, y in zip(a, b, strict=True)]).sum()
+    return torch.stack([_inner(*_lines(x, y)) for x, y in zip(a, b, strict=True)]).sum()
 
 
 def dots(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """(<a, b>, <b, b>), each shape ()."""
-    pairs = [(_dot(x, y), _dot(y, y)) for x, y in zip(a, b, strict=True)]
-    inner, square = zip(*pairs, strict=True)
+    lines = [_lines(x, y) for x, y in zip(a, b, strict=True)]
+    inner, square = zip(*[(_inner(x, y, blas), _inner(y, y, blas)) for x, y, blas in lines], strict=True)
     return torch.stack(inner).sum(), torch.stack(square).sum()
 
 
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    """<x, y> in one pass. Both are read in memory order, which is the same order where their strides agree.
+def _lines(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Both in memory order as vectors, where they are dense with equal strides, and whether BLAS may take them.
 
-    BLAS adds up in the tensors' own precision: on a CPU large tensors go through it in pieces, and those that do not start
-    at a multiple of 64 bytes (views into DDP's buckets) not at all, since it would add in another order and less exactly.
-    Half precision would overflow.
+    It may not take views that do not start at a multiple of 64 bytes, such as those into DDP's buckets: on a CPU it would add
+    in another order and less exactly. Half precision would overflow.
     """
     if x.element_size() < 4:
         x, y = x.float(), y.float()
     if x.stride() != y.stride() or not _dense(x):
+        return x, y, False
+    return _line(x), _line(y), x.device.type != "cpu" or not (x.data_ptr() | y.data_ptr()) % 64
+
+
+def _inner(x: Tensor, y: Tensor, blas: bool) -> Tensor:
+    """BLAS adds up in the tensors' own precision, so on a CPU large ones go through it in pieces."""
+    if not blas:
         return (x * y).sum()
-    x, y = _line(x), _line(y)
-    if x.device.type != "cpu":
-        return torch.dot(x, y)
-    if x.data_ptr() % 64 or y.data_ptr() % 64:
-        return (x * y).sum()
-    if x.numel() <= PIECE:
+    if x.numel() <= PIECE or x.device.type != "cpu":
         return torch.dot(x, y)
     return torch.stack([torch.dot(a, b) for a, b in zip(x.split(PIECE), y.split(PIECE), strict=True)]).sum()
 
@@ -68,6 +69,9 @@ class Room:
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
+
+    def __reduce__(self) -> tuple:
+        return Room, ()  # copies and pickles start empty: the contents mean nothing
 
     def like(self, params: Sequence[Tensor]) -> list[Tensor]:
         """Tensors with the parameters' shapes, strides, dtypes and devices, contents undefined."""

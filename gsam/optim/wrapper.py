@@ -78,7 +78,7 @@ class SharpnessAware(Optimizer):
         low, high = getattr(self.estimator, "rho_range", (0.0, 0.0))
         rho = high if low == high else follow_lr(lr, self.lr_min, self.lr_max, low, high)
         step = Step(self.steps, lr, rho, self.alpha, self.seed)
-        batch_stats = BatchStats(self.model) if self.model is not None else None
+        batch_stats = BatchStats(self.model) if self.model is not None and _world() > 1 else None
         stats = estimate(self.estimator, params, [self._grad_fn(closure)], step, batch_stats)
         self.steps, self.stats = self.steps + 1, stats
         if scaler is None:
