@@ -32,7 +32,7 @@ def assert_equal(one: State, two: State) -> None:
 
 
 def assert_close(one: State, two: State, case: Case) -> None:
-    atol = 1e-5 if case.precision is Precision.fp32 else 1e-2
+    atol = 1e-5 if case.precision is Precision.fp32 else 3e-4  # sums in another order, of rounded products
     for k in one:
         torch.testing.assert_close(one[k], two[k], rtol=1e-4, atol=atol, msg=lambda m, k=k: f"{k}: {m}")
 
