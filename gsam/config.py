@@ -21,11 +21,15 @@ from gsam import models
 from gsam.cli import CONFIGS
 from gsam.data import AugmentConfig, DataConfig
 from gsam.eval import EvalSet
+from gsam.identity import deciding
 from gsam.models import ModelConfig
 from gsam.optim import BASES, ESTIMATORS, ScheduleConfig, VanillaEstimator
 from gsam.optim.base import OtherConfig
 from gsam.runtime import Precision, SharedError
 from gsam.train.settings import Duration, EmaConfig, RunConfig, TrainConfig, WandbConfig
+
+# Sections whose dataclass their `name` chooses.
+TABLES = {"optimizer": ESTIMATORS, "base": BASES}
 
 
 class ConfigError(SharedError):
@@ -88,8 +92,7 @@ def load(cfg: DictConfig, world: int = 1) -> Config:
     """Composed configuration -> Config. Raises ConfigError with every problem found; touches no device and no file but those
     that data.check looks for."""
     problems: list[str] = []
-    tables = {"optimizer": ESTIMATORS, "base": BASES}
-    config = _fill(cfg, Config, problems, tables=tables)
+    config = _fill(cfg, Config, problems, tables=TABLES)
     problems += _unknown_paths(config.paths)
     if not problems:
         problems += _problems(config, world)
@@ -110,7 +113,7 @@ def load_evaluation(cfg: DictConfig) -> EvalConfig:
     if config.workers is not None and config.workers < 0:
         problems.append(f"workers={config.workers}: must be at least 0, or null for this rank's share of the cores")
     if config.weights is None:
-        problems.append("weights: missing; give weights=<run folder | file | timm:name>")
+        problems.append("weights: missing; give weights=<run folder | file in its checkpoints/ | timm:name>")
     if not config.evalsets:
         problems.append("evalset: missing; give evalset=<name> or evalset=[a,b], the files of configs/evalset/")
     if problems:
@@ -126,7 +129,7 @@ def read_saved(path: Path) -> Config:
 def read_composed(cfg: DictConfig, origin: str = "") -> Config:
     """A configuration without the checks of what can be run here. Raises ConfigError for unknown keys and wrong types."""
     problems: list[str] = []
-    config = _fill(cfg, Config, problems, tables={"optimizer": ESTIMATORS, "base": BASES})
+    config = _fill(cfg, Config, problems, tables=TABLES)
     if problems:
         raise ConfigError([origin + p for p in problems])
     return config
@@ -134,14 +137,7 @@ def read_composed(cfg: DictConfig, origin: str = "") -> Config:
 
 def run_hash(config: Config) -> str:
     """8 hex digits of everything that decides the trained weights: two runs with the same hash are the same run."""
-    tree = as_dict(config)
-    for section in ("run", "wandb", "paths"):
-        del tree[section]
-    for key in ("workers", "root", "ffcv_root", "limit_eval"):
-        tree["data"].pop(key, None)
-    for key in ("max_steps", "eval_every", "save_every", "keep_every", "log_every", "profile_steps"):
-        del tree["train"][key]
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(deciding(as_dict(config)), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The published recipes (configs/experiment/table1/*.yaml), and the ledger with the source of each of their values."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,15 +11,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from gsam.cli import CONFIGS
+from gsam.identity import deciding
 
 FOLDER = "table1"
 TRAINING_PICTURES = {"imagenet": 1_281_167, "fashion_mnist": 60_000}
-# Sections and keys that leave the trained weights alone: places, cadence, logging. They need no source.
-UNSOURCED = (
-    *("run", "wandb", "paths", "data.workers", "data.root", "data.ffcv_root", "data.limit_eval"),
-    *("train.max_steps", "train.eval_every", "train.save_every", "train.keep_every", "train.log_every"),
-    "train.profile_steps",
-)
 
 
 @dataclass
@@ -66,17 +60,8 @@ def compose(overrides: list[str]) -> DictConfig:
 
 
 def values(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
-    """Dotted key -> value of everything in a configuration that decides the trained weights."""
-    tree = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
-    return {k: v for k, v in _leaves(tree) if not any(k == u or k.startswith(u + ".") for u in UNSOURCED)}
-
-
-def _leaves(tree: dict[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{at}{key}.")
-        else:
-            yield f"{at}{key}", value
+    """Dotted key -> value of everything in a configuration that decides the trained weights: each needs a source."""
+    return deciding(OmegaConf.to_container(config) if isinstance(config, DictConfig) else config)
 
 
 def ledger() -> list[Entry]:

@@ -13,7 +13,7 @@ from torch import nn
 from gsam.config import Config, ConfigError, EvalConfig, Which, as_dict, read_saved
 from gsam.data import AugmentConfig, Backend, DataConfig, num_classes
 from gsam.eval import evalsets, evaluate
-from gsam.models import build_model
+from gsam.models import build_model, split_ending
 from gsam.runtime import Runtime, environment
 from gsam.train import checkpoint
 from gsam.train.progress import Progress
@@ -74,9 +74,8 @@ def load_subject(config: EvalConfig, runtime: Runtime) -> Subject:
     facts = {"device": env["device"], "torch": env["versions"]["torch"], "git_hash": env["git_hash"]}
     if weights.startswith("timm:"):
         return _timm_subject(config, weights.removeprefix("timm:"), runtime, facts)
-    head, at, ending = weights.rpartition("@")
-    which = Which[ending] if at and ending in ("raw", "ema") else config.which
-    path = Path(head if which is not config.which or at and ending in ("raw", "ema") else weights)
+    path, ending = split_ending(weights)
+    which = Which[ending] if ending else config.which
     folder = path if path.is_dir() else path.parent.parent
     if not (folder / "config.yaml").exists():
         raise ValueError(

@@ -2,6 +2,6 @@
 
 from gsam.models.build import ModelConfig, build_model, check
 from gsam.models.init import InitScheme
-from gsam.models.weights import load_weights
+from gsam.models.weights import load_weights, split_ending
 
-__all__ = ["InitScheme", "ModelConfig", "build_model", "check", "load_weights"]
+__all__ = ["InitScheme", "ModelConfig", "build_model", "check", "load_weights", "split_ending"]

@@ -22,9 +22,14 @@ def strip_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def weights_file(path: str | Path) -> Path:
     """The file that load_weights would read for `path`; it need not exist."""
-    head, at, ending = str(path).rpartition("@")
-    file = Path(head if at and ending in WHICH else path)
+    file, _ = split_ending(path)
     return file / "checkpoints" / "last.pt" if file.is_dir() else file
+
+
+def split_ending(path: str | Path) -> tuple[Path, str | None]:
+    """(path, "raw" or "ema") of a path that ends in @raw or @ema, else (path, None)."""
+    head, at, ending = str(path).rpartition("@")
+    return (Path(head), ending) if at and ending in WHICH else (Path(path), None)
 
 
 def load_weights(path: str | Path, which: str = "raw") -> dict[str, Tensor]:
@@ -35,8 +40,7 @@ def load_weights(path: str | Path, which: str = "raw") -> dict[str, Tensor]:
     weights, "ema" for their moving average. Files are read with weights_only=True and run no code.
     Raises ValueError if there is no such file, it cannot be read, or it lacks what was asked for.
     """
-    _, at, ending = str(path).rpartition("@")
-    which = ending if at and ending in WHICH else which
+    which = split_ending(path)[1] or which
     if which not in WHICH:
         raise ValueError(f"weights={path}: which={which!r} is not one of {', '.join(WHICH)}")
     file = weights_file(path)

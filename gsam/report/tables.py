@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from gsam.identity import deciding
 
 from .load import Run
 
@@ -13,8 +15,6 @@ METHODS = ("vanilla", "sam", "gsam")  # always shown, in this order; a method wi
 LABELS = {"vanilla": "Vanilla", "sam": "SAM", "gsam": "GSAM", "asam": "ASAM"}
 BASES = {"sgd": "SGD", "adamw": "AdamW"}
 NOT_RUN = "not run"
-# Not part of what was trained: two runs that differ only here are repeats of one experiment.
-_NO_IDENTITY = {"seed", "run", "wandb", "launcher", "paths", "root", "ffcv_root", "workers"}
 
 
 @dataclass
@@ -142,17 +142,8 @@ def _tell_apart(columns: list[Column]) -> None:
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """The leaves of the configuration by dotted key, without those that do not say what was trained."""
-
-    def leaves(node: object, at: str) -> Iterator[tuple[str, str]]:
-        if not isinstance(node, dict):
-            yield at, str(node)
-            return
-        for key, value in node.items():
-            if key not in _NO_IDENTITY:
-                yield from leaves(value, f"{at}.{key}" if at else str(key))
-
-    return dict(leaves(run.config, ""))
+    """What was trained, by dotted key: two runs that differ in their seed only are repeats of one experiment."""
+    return {key: str(value) for key, value in deciding(run.config).items() if key != "train.seed"}
 
 
 def model_of(run: Run) -> str:

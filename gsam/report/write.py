@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from gsam.files import write_atomic
 
 from .figures import training_curves
 from .load import Run, read_runs
@@ -44,10 +45,10 @@ def make_report(
     curves = _png(training_curves.draw(runs, title=f"{experiment}: {', '.join(sorted({model_of(r) for r in runs}))}"))
     report = Report(experiment, runs, table, root / "report", curves)
     rows = records(table)
-    _write(report.folder / "curves.png", curves)
-    _write(report.folder / "report.md", page(report, "curves.png"))
-    _write(report.folder / "report.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    _write(report.folder / "report.csv", as_csv(rows))
+    write_atomic(report.folder / "curves.png", curves)
+    write_atomic(report.folder / "report.md", page(report, "curves.png"))
+    write_atomic(report.folder / "report.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_atomic(report.folder / "report.csv", as_csv(rows))
     return report
 
 
@@ -55,8 +56,8 @@ def write_docs(report: Report, path: Path | str, commands: Sequence[str] = ()) -
     """The same page as `path`, its picture as img/<stem>.png beside it, with the commands that made the runs."""
     path = Path(path)
     picture = Path("img") / f"{path.stem}.png"
-    _write(path.parent / picture, report.curves)
-    _write(path, page(report, picture.as_posix(), commands))
+    write_atomic(path.parent / picture, report.curves)
+    write_atomic(path, page(report, picture.as_posix(), commands))
 
 
 def page(report: Report, picture: str, commands: Sequence[str] = ()) -> str:
@@ -117,14 +118,3 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    """Atomically: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

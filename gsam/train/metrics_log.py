@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gsam.train.checkpoint import write_atomic
+from gsam.files import write_atomic
 from gsam.train.settings import WandbConfig
 from gsam.train.wandb_copy import WandbCopy
 

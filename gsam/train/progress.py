@@ -38,7 +38,8 @@ class Progress:
         now = time.monotonic()
         if now - self.last_line >= self.every_s or done == self.total:
             self.last_line = now
-            print(f"{self.label} {done}/{self.total} · {text} · ETA {self.eta(done, now)}", flush=True)
+            words = [f"{self.label} {done}/{self.total}", text, f"ETA {self.eta(done, now)}"]
+            print(" · ".join(word for word in words if word), flush=True)
 
     def eta(self, done: int, now: float) -> str:
         if done <= self.first:

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from gsam.train.checkpoint import write_atomic
+from gsam.files import write_atomic
+from gsam.identity import deciding
 from gsam.verify.certificate import certificate_for
 
 
@@ -66,7 +67,8 @@ class RunFolder:
             return
         if before.get("config_hash") != self._meta["config_hash"]:
             old = yaml.safe_load((self.path / "config.yaml").read_text())
-            differing = sorted(k for k, v in _leaves(self._config).items() if _leaves(old).get(k) != v)
+            before_set, now = deciding(old), deciding(self._config)
+            differing = sorted(k for k in before_set.keys() | now.keys() if before_set.get(k) != now.get(k))
             raise ValueError(
                 f"run.dir={self.path} holds another run (configuration {before.get('config_hash')}, this one is "
                 f"{self._meta['config_hash']}); differing: {', '.join(differing)}. Give another run.dir, or leave it out"
@@ -77,9 +79,3 @@ class RunFolder:
                 f"run.dir={self.path} was trained on other data (its classes or labels differ from those of data.root="
                 f"{self._config['data']['root']}); give run.dir=<another folder>, or the data it was trained on"
             )
-
-
-def _leaves(tree: Any, at: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {at: tree}
-    return {k: v for key, sub in tree.items() for k, v in _leaves(sub, f"{at}.{key}" if at else str(key)).items()}

@@ -82,8 +82,9 @@ class Trainer:
         if self.step == self.total_steps:
             self.folder.finish()
         else:
+            why = "train.profile_steps" if self.config.train.profile_steps else "train.max_steps"
             self._say(
-                f"stopped at train.max_steps={self.stop_step} of {self.total_steps}; the same command without it goes on"
+                f"stopped at step {self.step} of {self.total_steps} by {why}; the same command without it goes on"
             )
 
     def _run(self) -> None:
@@ -249,7 +250,9 @@ class Trainer:
         params = sum(p.numel() for p in self.model.parameters())
         m = effective_m(self.config, self.runtime.world)
         if self.stepper.schedules.warmup_steps > self.total_steps:
-            self._say(f"note: schedule.warmup_steps={self.stepper.schedules.warmup_steps} is longer than the whole training")
+            self._say(
+                f"note: schedule.warmup_steps={self.stepper.schedules.warmup_steps} is longer than the whole training"
+            )
         start = f"continuing at step {self.step}" if self.step else "starting"
         self._say(
             f"{self.run_name}: {start} of {self.total_steps} · {self.config.optimizer.name}"

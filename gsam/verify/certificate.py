@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gsam.files import write_atomic
 from gsam.runtime import environment
 
 
@@ -42,8 +43,5 @@ def write(path: Path, proofs: list[dict[str, Any]], device: torch.device, second
         "passed": all(proof["passed"] for proof in proofs), **environment(device), "code": code_hash(), "proofs": proofs,
         "seconds": round(seconds, 1), "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(certificate, indent=1))
-    os.replace(temporary, path)
+    write_atomic(path, json.dumps(certificate, indent=1))
     return certificate
