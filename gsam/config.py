@@ -152,8 +152,8 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def _unknown_paths(paths: dict[str, Any]) -> list[str]:
-    """`paths` is a plain dict; its keys are those of the one file."""
-    known = list(OmegaConf.load(CONFIGS / "paths" / "default.yaml"))
+    """`paths` is a plain dict; its keys are those of paths/default.yaml."""
+    known = [key for key in OmegaConf.load(CONFIGS / "paths" / "default.yaml") if key != "defaults"]
     return [f"paths.{key}: unknown key" + _advice(key, known, "paths.") for key in paths if key not in known]
 
 

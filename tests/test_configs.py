@@ -37,7 +37,8 @@ def test_every_choice_composes_and_loads(group, name, fashion_root):
 @pytest.mark.parametrize(("_", "name"), files("data"), ids="=".join)
 def test_every_data_set_composes_and_a_missing_root_is_named(_, name, tmp_path):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", [f"data={name}", f"paths.data={tmp_path}", "data.backend=folder", "run.experiment=x"])
+        root = f"paths.{name}={tmp_path / name}"
+        cfg = compose("train", [f"data={name}", root, "data.backend=folder", "run.experiment=x"])
     assert cfg.data.root == str(tmp_path / name)
     if name != "fashion_mnist":  # it would be taken from the system's package
         with pytest.raises(ValueError, match=re.escape(str(tmp_path / name))):
