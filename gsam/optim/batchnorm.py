@@ -45,15 +45,21 @@ class BatchStats:
         self.layers = [m for m in tracking(model) if m.training]
         self.buffers: list[Tensor] = [b for m in self.layers for b in (m.running_mean, m.running_var)]
         self.counts: list[Tensor] = [m.num_batches_tracked for m in self.layers if m.num_batches_tracked is not None]
+        self.before: list[Tensor] = []
         self.start: list[Tensor] = []
         self.start_counts: list[Tensor] = []
         self.sums: list[Tensor] = []
         self.parts = 0
 
     def begin(self) -> None:
-        self.start = [b.clone() for b in self.buffers]
-        self.start_counts = [c.clone() for c in self.counts]
-        self.sums, self.parts = [], 0
+        """At the start of a step."""
+        self._mark()
+        self.before = [*self.start, *self.start_counts]
+
+    def undo(self) -> None:
+        """A step that is skipped leaves no trace: its forward passes may have been infinite."""
+        for buffer, value in zip([*self.buffers, *self.counts], self.before, strict=True):
+            buffer.copy_(value)
 
     def next_part(self) -> None:
         """Before every part but the first: bank the last one's statistics, go back to the step's start."""
@@ -68,7 +74,12 @@ class BatchStats:
         if self.parts and self.buffers:
             self._bank()
             torch._foreach_copy_(self.buffers, torch._foreach_div(self.sums, self.parts))
-        self.begin()
+        self._mark()
+
+    def _mark(self) -> None:
+        self.start = [b.clone() for b in self.buffers]
+        self.start_counts = [c.clone() for c in self.counts]
+        self.sums, self.parts = [], 0
 
     def _bank(self) -> None:
         self.parts += 1

@@ -21,7 +21,7 @@ def estimate(
     """Leave in every `p.grad` the estimator's gradient, averaged over the groups of this rank and over all ranks.
 
     grad_fns: one per group. Estimators that are not `local` take one group and expect the gradient function itself to
-    average over ranks (DDP's synchronised backward). Returns the stats' means over groups and ranks.
+    average over ranks (DDP's synchronised backward). Returns the stats' means over groups and ranks, with `broken_ranks`.
     """
     if batch_stats is not None:
         batch_stats.begin()
@@ -40,6 +40,10 @@ def estimate(
     mean = StepStats(*(None if s[0] is None else torch.stack(s).mean() for s in zip(*stats, strict=True)))
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         numbers = [s for s in mean if s is not None]
+        broken = numbers[0].new_zeros(dist.get_world_size())
+        broken[dist.get_rank()] = (~torch.stack(numbers).isfinite()).any()
+        numbers.append(broken)
+        mean = mean._replace(broken_ranks=broken)
         buffers = batch_stats.buffers if batch_stats is not None else []
         if estimator.local:
             reduce_grads(params, [*numbers, *buffers])

@@ -4,6 +4,7 @@ A method is a *gradient estimator*: for ONE group of images it leaves the gradie
 that is the same for all methods (groups, ranks, loss scaling, clipping, the base optimizer) is in engine.py and the trainer.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from enum import Enum
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -42,6 +44,9 @@ class StepStats(NamedTuple):
     clean_norm: Tensor | None = None
     sharp_norm: Tensor | None = None
     cos: Tensor | None = None
+    broken_ranks: Tensor | None = (
+        None  # (ranks,): above 0 where a rank's own numbers were not finite; set by the engine
+    )
 
 
 class GradFn(Protocol):
@@ -90,6 +95,7 @@ class Perturbing:
 
     def __post_init__(self) -> None:
         self._room, self.kept = ops.Room(), ops.Room()  # of the moved weights, of the clean gradient
+        self._warned = False
 
     def bind(self, named: Iterable[tuple[str, Parameter]]) -> None:
         """Tell a method the parameters' names; only ASAM's original form asks for them."""
@@ -134,6 +140,27 @@ class Perturbing:
             raise ValueError("form=original scales by parameter name: pass model=, or choose elementwise or big_vision")
         return at_perturbed(params, clean, clean_norm, rho, self._room, form, self.eta, scaled)
 
+    def watches(self, step: Step) -> bool:
+        """Whether to look for lost perturbations: at steps 1, 2, 4, 8, …, since looking waits for the GPU, until it warned."""
+        return step.rho > 0 and not self._warned and step.index & (step.index - 1) == 0
+
+    def warn_if_lost(
+        self, weights: Sequence[Tensor], moved: Sequence[Tensor], clean: Sequence[Tensor], clean_norm: Tensor
+    ) -> None:
+        """Once: when w + e rounds to w for most weights, because the median |e| is below half a unit in their last place."""
+        still = torch.stack([((m == w) & (g != 0)).sum() for w, m, g in zip(weights, moved, clean, strict=True)]).sum()
+        share = still / torch.stack([g.count_nonzero() for g in clean]).sum()
+        if not share > 0.5 or not clean_norm.isfinite():  # the share is NaN where all gradients are 0
+            return
+        self._warned = True
+        if not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0:
+            kinds = ", ".join(sorted({str(w.dtype).removeprefix("torch.") for w in weights}))
+            warnings.warn(
+                f"the perturbation is lost in rounding: {share:.0%} of the {kinds} weights with a gradient do not move, so the "
+                "second gradient is (nearly) the first. Enlarge rho, or keep the weights in float32 and use autocast",
+                stacklevel=2,
+            )
+
 
 def two_gradients(
     method: Perturbing, params: Sequence[Parameter], grad_fn: GradFn, step: Step
@@ -154,7 +181,10 @@ def two_gradients(
     torch._foreach_copy_(clean, grads)
     del grads
     clean_norm = ops.norm(clean)
+    weights = [p.detach() for p in active] if method.watches(step) else None
     with method.moved(active, clean, clean_norm, step.rho):
+        if weights is not None:
+            method.warn_if_lost(weights, [p.detach() for p in active], clean, clean_norm)
         sharp_loss = grad_fn(again=True)
     known = {id(p) for p in active}
     for p in params:  # a gradient in one pass only counts as zero in the other

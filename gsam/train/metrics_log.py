@@ -59,7 +59,7 @@ class Meter:
         self.count = 0
 
     def add(self, values: dict[str, Tensor | None]) -> None:
-        self.count += 1
+        self.count += bool(values)  # none: the step was skipped
         for key, value in values.items():
             if value is not None:
                 value = value.detach().double() if value.device.type != "mps" else value.detach()

@@ -31,6 +31,11 @@ class Duration(NamedTuple):
         return int(self.amount) if self.unit == "st" else round(num_examples * self.amount / batch_size)
 
 
+class NonFinite(Enum):
+    stop = "stop"
+    skip = "skip"
+
+
 @dataclass
 class TrainConfig:
     epochs: str = "90"
@@ -41,6 +46,9 @@ class TrainConfig:
     """images per step over all ranks"""
     precision: Precision = Precision.bf16
     """fp32 | bf16 | fp16 (with loss scaling)"""
+    non_finite: NonFinite = NonFinite.stop
+    """a step whose gradient is not finite moves nothing; then stop the run, or skip the step. fp16's overflows are always
+    skipped. 40 such steps in a row stop any run"""
     clip_norm: float | None = None
     """largest L2 norm of the final, averaged gradient; None = no clipping"""
     accumulate: int = 1

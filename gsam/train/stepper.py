@@ -15,10 +15,11 @@ from gsam.models import build_model
 from gsam.optim import BatchStats, GradFn, Schedules, Scope, Step, StepStats, build_base, estimate, second_pass
 from gsam.optim.estimator import Perturbing
 from gsam.optim.schedule import Follow
-from gsam.runtime import Normalize, Runtime, seed_for
-from gsam.train.settings import Duration
+from gsam.runtime import Normalize, Precision, Runtime, seed_for
+from gsam.train.settings import Duration, NonFinite
 
 Batch = tuple[Tensor, Tensor]
+MAX_SKIPPED = 40  # in a row; fp16's loss scale starts at 2^16 and halves at each overflow
 # BatchStats averages the buffers. Newer torch has another name for the option and warns at the old one.
 _NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
 _OWN_BUFFERS = {"forward_sync_buffers" if _NEW_NAME else "broadcast_buffers": False}
@@ -55,11 +56,12 @@ class Stepper:
         if self.total_steps < 1:
             raise ValueError(f"train.epochs={train.epochs} is less than one step of {images_per_step(config)} images")
         self.schedules = schedules(config, self.total_steps, self.steps(config.schedule.warmup_steps, "st"))
-        self.step, self.skipped, self.skipped_in_row = 0, 0, 0
+        self.step, self.skipped_in_row = 0, 0
+        self.skipped = {"clean": 0, "sharp": 0}  # steps, by the pass that was not finite
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """One optimizer step on this rank's images uint8 (B, 3, H, W) and labels (B,): one batch, or as many as the method
-        takes per step. Returns 0-dim tensors by name."""
+        takes per step. Returns 0-dim tensors by name, none for a step that was skipped (see `skip`)."""
         step = Step(self.step, *self.schedules.at(self.step), self.config.train.seed)
         for group in self.base.param_groups:
             group["lr"] = step.lr
@@ -67,17 +69,38 @@ class Stepper:
         groups = [list(zip(x.split(self.group_size), y.split(self.group_size), strict=True)) for x, y in batches]
         grad_fns = [self.grad_fn(i, group) for i, group in enumerate(zip(*groups, strict=True))]
         stats = estimate(self.estimator, self.params, grad_fns, step, self.batch_stats)
-        scale = self.scaler.get_scale()
+        scale = self.scaler.scale(torch.ones((), device=self.runtime.device))
         self.scaler.unscale_(self.base)
         grad_norm = self.clip()
-        self.scaler.step(self.base)
+        finite = bool(grad_norm.isfinite())  # the one wait for the GPU per step, with and without loss scaling
+        if finite:
+            self.base.step()
+        else:
+            self.skip(stats)
         self.scaler.update()
-        skipped = self.scaler.get_scale() < scale
-        self.skipped, self.skipped_in_row = self.skipped + skipped, (self.skipped_in_row + 1) * skipped
         if self.ema is not None:
             self.ema.update(self.model, self.step)
-        self.step += 1
-        return numbers(stats, grad_norm, scale)
+        self.step, self.skipped_in_row = self.step + 1, self.skipped_in_row * (not finite)
+        return numbers(stats, grad_norm, scale) if finite else {}
+
+    def skip(self, stats: StepStats) -> None:
+        """Nothing moves, on any rank. Raises FloatingPointError where the run is to stop, or cannot go on."""
+        self.batch_stats.undo()
+        broken_first = stats.sharp_loss is None or not stats.loss.isfinite() or not stats.clean_norm.isfinite()
+        which = "clean" if broken_first else "sharp"
+        self.skipped[which] += 1
+        self.skipped_in_row += 1
+        fp16 = self.config.train.precision is Precision.fp16
+        if self.skipped_in_row < MAX_SKIPPED and (fp16 or self.config.train.non_finite is NonFinite.skip):
+            return
+        ranks = [] if stats.broken_ranks is None else stats.broken_ranks.nonzero().flatten().tolist()
+        raise FloatingPointError(
+            f"step {self.step}: the loss or gradient of the {which} pass is not finite"
+            + (f" on rank {', '.join(map(str, ranks))} of {self.runtime.world}" if ranks else "")
+            + f" ({self.skipped_in_row} such step(s) in a row); the weights are those before it. Lower base.lr or the "
+            "radius, add warm-up (schedule.warmup_steps) or train.clip_norm"
+            + ("; or use train.precision=bf16" if fp16 else "; train.non_finite=skip leaves such steps out")
+        )
 
     def grad_fn(self, group: int, batches: Sequence[Batch]) -> GradFn:
         """The gradient function of one group; `batches`: its share of each of the step's batches."""
@@ -178,7 +201,7 @@ def schedules(config: Config, total: int, warmup: int) -> Schedules:
     )  # fmt: skip
 
 
-def numbers(stats: StepStats, grad_norm: Tensor, scale: float) -> dict[str, Tensor | None]:
+def numbers(stats: StepStats, grad_norm: Tensor, scale: Tensor) -> dict[str, Tensor | None]:
     """The step's numbers by their names in metrics.jsonl, norms without loss scale; None for what a method does not give."""
     norms = {
         name: norm if norm is None else norm / scale for name, norm in stats._asdict().items() if name.endswith("norm")

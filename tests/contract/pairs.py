@@ -5,11 +5,12 @@ from itertools import combinations, product
 from typing import Any
 
 
-def all_pairs(axes: Mapping[str, Iterable], allowed: Callable[[dict], bool]) -> list[dict[str, Any]]:
+def all_pairs(axes: Mapping[str, Iterable], allowed: Callable[[dict], bool], size: int = 2) -> list[dict[str, Any]]:
     """The rows of a covering array, greedily chosen: each next row is the allowed one that covers most pairs not met yet, the
-    first of them in the order of the product. Deterministic. Pairs that no allowed row has are left out."""
+    first of them in the order of the product. Deterministic. Pairs that no allowed row has are left out. size=1: rows in
+    which every single value is met."""
     rows = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-    pairs_of = [_pairs(row) if allowed(row) else set() for row in rows]
+    pairs_of = [_pairs(row, size) if allowed(row) else set() for row in rows]
     open_pairs = set().union(*pairs_of)
     chosen = []
     while open_pairs:
@@ -19,5 +20,5 @@ def all_pairs(axes: Mapping[str, Iterable], allowed: Callable[[dict], bool]) -> 
     return chosen
 
 
-def _pairs(row: dict[str, Any]) -> set[tuple]:
-    return set(combinations(row.items(), 2))
+def _pairs(row: dict[str, Any], size: int) -> set[tuple]:
+    return set(combinations(row.items(), size))

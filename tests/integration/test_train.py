@@ -45,6 +45,7 @@ def test_a_run_leaves_its_records(paths):
     assert [row["step"] for row in steps] == [2, 4, 6, 8, 10, 12]
     for row in steps:
         assert row["gap"] == pytest.approx(row["sharp_loss"] - row["loss"], abs=1e-5) and -1 <= row["cos"] <= 1.0001
+        assert row["skipped_clean"] == row["skipped_sharp"] == 0
         assert row["images_per_s"] > 0 and 0 <= row["data_wait"] <= 1 and row["peak_mem_mb"] > 0
     assert steps[-1]["grad_evals"] == 12 * 40 * 2
     evals = rows(folder, "eval")
@@ -186,8 +187,12 @@ def test_a_damaged_checkpoint_is_named(paths, tmp_path):
         train(*settings)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_its_steps(paths):
-    with pytest.raises(FloatingPointError, match="between steps 1 and|between steps 3 and"):
+LOST = pytest.mark.filterwarnings("ignore:the perturbation is lost in rounding")  # of weights that exploded
+
+
+@LOST
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(paths):
+    with pytest.raises(FloatingPointError, match=r"step \d: the loss or gradient of the \w+ pass is not finite"):
         train("optimizer=sam", *SMALL, *paths, "base.lr=1e12", "schedule.warmup_steps=0", "schedule.lr_min=1e12")
 
 
@@ -223,10 +228,11 @@ def test_wandb_offline_works_and_an_unreachable_server_neither_stops_nor_delays(
     assert ("does not answer" in result.stderr) == (mode == "online")
 
 
+@LOST
 def test_a_diverged_run_saves_no_broken_weights(paths, tmp_path):
-    """Noticed before saving, not only when the next row is logged: NaN weights in last.pt could never be continued from."""
+    """NaN weights in last.pt could never be continued from."""
     settings = ["optimizer=sam", *SMALL, *paths, f"run.dir={tmp_path}/run", "base.lr=1e12", "schedule.lr_min=1e12"]
-    with pytest.raises(FloatingPointError, match="not finite between steps 1 and"):
+    with pytest.raises(FloatingPointError, match="the weights are those before it"):
         train(
             *settings,
             "schedule.warmup_steps=0",
