@@ -22,12 +22,23 @@ ALLOWED = {
     "eval": {"models", "data", "losses", "runtime"},
     "config": {"optim", "models", "data", "losses", "eval", "runtime", "train.settings", "cli", "identity"},
     "verify": {"optim", "runtime", "files"},
-    "train": {"optim", "models", "data", "losses", "eval", "runtime", "config", "files", "identity", "verify.certificate"},
+    "train": {
+        "optim",
+        "models",
+        "data",
+        "losses",
+        "eval",
+        "runtime",
+        "config",
+        "files",
+        "identity",
+        "verify.certificate",
+    },
     "report": {"files", "identity"},
     "recipes": {"cli", "identity"},
 }
 # The two that put whole commands together receive the whole configuration.
-EXTRA = {"eval/card.py": {"config", "train"}}
+EXTRA = {"eval/card.py": {"config", "train"}, "eval/subject.py": {"config", "train", "cli"}}
 
 
 def imports(path, top_only=False):

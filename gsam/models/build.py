@@ -102,7 +102,11 @@ def _create(cfg: ModelConfig, num_classes: int, image_size: int | None, in_chans
         kwargs["act_layer"] = timm.layers.get_act_layer(kwargs["act_layer"])  # MlpMixer takes no names
     if cfg.drop_path:
         kwargs["drop_path_rate"] = cfg.drop_path
-    pretrained = timm.get_pretrained_cfg(cfg.name, allow_unregistered=True)
+    try:
+        pretrained = timm.get_pretrained_cfg(cfg.name, allow_unregistered=True)
+    except RuntimeError as error:  # no such tag after the dot
+        tags = difflib.get_close_matches(cfg.name, timm.list_pretrained(f"{name}.*"), 3, cutoff=0)
+        raise ValueError(f"model.name={cfg.name}: {error} timm has {', '.join(tags) or f'only {name}'}") from error
     if image_size is not None and pretrained is not None and pretrained.fixed_input_size:
         kwargs["img_size"] = image_size
     try:
