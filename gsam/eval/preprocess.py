@@ -20,9 +20,9 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 class Preprocess:
     """torchvision's Resize(resize) and CenterCrop(size) with Pillow's antialiased filter; picklable, for data workers.
 
-    size: side of the square picture, pixels · resize: the shorter side before the crop, >= size · mean, std: of each
-    channel on the scale 0 to 1, applied later on the device · squash: resize to a square of side `resize`, whatever the
-    picture's shape (timm's crop_mode="squash").
+    size: side of the square picture, pixels · resize: the shorter side before the crop; where it is smaller than size
+    (VOLO), black fills the border · mean, std: of each channel on the scale 0 to 1, applied later on the device ·
+    squash: resize to a square of side `resize`, whatever the picture's shape (timm's crop_mode="squash").
     """
 
     size: int
@@ -35,8 +35,6 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.interpolation not in FILTERS:
             raise ValueError(f"interpolation={self.interpolation} is not one of {', '.join(FILTERS)}")
-        if not 1 <= self.size <= self.resize:
-            raise ValueError(f"the crop of {self.size} pixels must be positive and fit into the resized {self.resize}")
 
     @classmethod
     def trained(cls, augment: AugmentConfig) -> Preprocess:
@@ -72,7 +70,17 @@ class Preprocess:
         if pixels.shape[:2] != (rows, columns):
             picture = Image.fromarray(np.ascontiguousarray(pixels))
             pixels = np.asarray(picture.resize((columns, rows), FILTERS[self.interpolation]))
-        return pixels[top : top + self.size, left : left + self.size]
+        if self.resize >= self.size:
+            return pixels[top : top + self.size, left : left + self.size]
+        return self._bordered(pixels, max(top, 0), max(left, 0))
+
+    def _bordered(self, pixels: np.ndarray, top: int, left: int) -> np.ndarray:
+        """torchvision's CenterCrop of a picture that is too small: black around it."""
+        inside = pixels[top : top + self.size, left : left + self.size]
+        square = np.zeros((self.size, self.size, 3), np.uint8)
+        down, right = ((self.size - length) // 2 for length in inside.shape[:2])
+        square[down : down + inside.shape[0], right : right + inside.shape[1]] = inside
+        return square
 
     def text(self) -> str:
         """One line, for printing and for a row's protocol."""
