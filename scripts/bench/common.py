@@ -1,9 +1,12 @@
 """What the benchmarks share: timing in turns, the machine's bandwidth, and facts about where it ran."""
 
+import argparse
+import json
 import platform
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -60,8 +63,37 @@ class Triad:
 
 
 def facts() -> dict[str, Any]:
+    """Where and with what it was measured."""
     from gsam.runtime import environment
 
     env = environment(device())
-    return {"device": env["device"], "machine": platform.machine(), "threads": torch.get_num_threads(), **env["versions"],
-            "git_hash": env["git_hash"]}  # fmt: skip
+    return {"device": env["device"], "machine": machine(), "threads": torch.get_num_threads(), **env["versions"],
+            "git_hash": env["git_hash"], "time": datetime.now(timezone.utc).isoformat(timespec="seconds")}  # fmt: skip
+
+
+def machine() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What every benchmark takes."""
+    parser.add_argument("--json", action="store_true", help="only the JSON line")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="also append the JSON line to this file")
+
+
+def report(name: str, result: dict[str, Any], args: argparse.Namespace) -> None:
+    """Print the parts, then the JSON line; append it to --record."""
+    result = {"benchmark": name, **result, **facts()}
+    if not args.json:
+        for key, value in result.items():
+            print(f"{key:22s} {value:.4g}" if isinstance(value, float) else f"{key:22s} {value}")
+    print(json.dumps(result))
+    if args.record:
+        args.record.parent.mkdir(parents=True, exist_ok=True)
+        with open(args.record, "a") as file:
+            file.write(json.dumps(result) + "\n")

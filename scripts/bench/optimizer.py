@@ -8,9 +8,9 @@ printed is one JSON object. The peer is pytorch_optimizer (its SAM and GSAM).
 """
 
 import argparse
-import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--model", default="vit_base_patch32_224", help="timm name (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="images per gradient; small, the passes are not the point")
     parser.add_argument("--rounds", type=int, default=9, help="each measures everything once (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="only the JSON line")
+    common.arguments(parser)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
@@ -143,12 +143,10 @@ def main() -> None:
         "ratio_to_floor": extra["gsam"] / floor, "ratio_to_peer": extra["gsam"] / extra["peer_gsam"],
         "sam_ratio_to_peer": extra["sam"] / extra["peer_sam"], "floor_s": floor, "bandwidth_gb_s": bandwidth / 1e9,
         **{f"{name}_overhead_s": value for name, value in extra.items()}, **copies,
-        **{f"{name}_s": value for name, value in common.medians(times).items()}, **common.facts(),
+        **{f"{name}_s": value for name, value in common.medians(times).items()},
+        "pytorch_optimizer": version("pytorch_optimizer"),
     }  # fmt: skip
-    if not args.json:
-        for key, value in result.items():
-            print(f"{key:22s} {value:.4g}" if isinstance(value, float) else f"{key:22s} {value}")
-    print(json.dumps(result))
+    common.report("optimizer", result, args)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ in turns with a plain loop over the same model. Medians over rounds; the last li
 """
 
 import argparse
-import json
 
 import common
 import torch
@@ -22,7 +21,9 @@ CLASSES = 1000
 
 def stepper(args: argparse.Namespace, method) -> Stepper:
     train = TrainConfig(batch_size=args.batch, precision=Precision[args.precision], compile=args.compile, clip_norm=1.0)
-    config = Config(optimizer=method, base=AdamWConfig(weight_decay=0.3), model=ModelConfig(name=args.model), train=train)
+    config = Config(
+        optimizer=method, base=AdamWConfig(weight_decay=0.3), model=ModelConfig(name=args.model), train=train
+    )
     config.augment.size = args.size
     return Stepper(config, Runtime(common.device()), num_classes=CLASSES, num_examples=100 * args.batch)
 
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=[p.name for p in Precision], default="bf16")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="without torch.compile")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", action="store_true", help="only the JSON line")
+    common.arguments(parser)
     args = parser.parse_args()
 
     images = torch.randint(0, 256, (args.batch, 3, args.size, args.size), dtype=torch.uint8)
@@ -71,12 +72,9 @@ def main() -> None:
     result = {
         "model": args.model, "batch": args.batch, "precision": args.precision, "compile": args.compile, "rounds": args.rounds,
         "gsam_to_vanilla": times["gsam"] / times["vanilla"], "vanilla_to_plain": times["vanilla"] / times["plain"],
-        **{f"{name}_s": value for name, value in times.items()}, **common.facts(),
+        **{f"{name}_s": value for name, value in times.items()},
     }  # fmt: skip
-    if not args.json:
-        for key, value in result.items():
-            print(f"{key:18s} {value:.4g}" if isinstance(value, float) else f"{key:18s} {value}")
-    print(json.dumps(result))
+    common.report("train_step", result, args)
 
 
 if __name__ == "__main__":

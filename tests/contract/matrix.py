@@ -20,6 +20,7 @@ from gsam.train.stepper import Stepper
 from tests.contract.nets import NETS
 from tests.contract.pairs import all_pairs
 
+DEVICE = torch.device("cpu")  # tests/gpu changes it
 LOCAL_BATCH = 16  # images of one rank
 RHO = 0.2
 ASAM = {"perturb": Perturb.asam}
@@ -138,7 +139,7 @@ def stepper(case: Case, method: Any = None, *, alone: bool = False, accumulate: 
             accumulate=accumulate or case.accumulate, clip_norm=1.0, seed=3, non_finite=NonFinite.skip,
         ),
     )  # fmt: skip
-    made = Stepper(config, Runtime(torch.device("cpu"), rank, world, rank), num_classes=5, num_examples=256)
+    made = Stepper(config, Runtime(DEVICE, rank, world, rank), num_classes=5, num_examples=256)
     if made.scaler.is_enabled():  # from a loss scale that does not overflow, so that the steps move
         made.scaler.load_state_dict({**made.scaler.state_dict(), "scale": 2.0**10})
     return made

@@ -80,10 +80,10 @@ def test_batchnorm_in_the_second_pass_has_the_same_output_and_keeps_its_buffers(
 
 
 @pytest.mark.parametrize("method", ["gsam", "entropy_sgd", "vanilla"])
-@pytest.mark.parametrize("groups", [1, 4])
-def test_batchnorm_counts_clean_passes_only(method, groups):
-    """A momentum of 0 in pass 2 would still count batches; groups would count once each."""
-    c = case(method, "bn", groups=groups if method == "gsam" else 1)
+@pytest.mark.parametrize(("groups", "accumulate"), [(1, 1), (4, 1), (1, 4), (4, 4)])
+def test_batchnorm_counts_clean_passes_only(method, groups, accumulate):
+    """A momentum of 0 in pass 2 would still count batches; groups and micro-batches would count once each."""
+    c = case(method, "bn", groups=groups if method == "gsam" else 1, accumulate=accumulate)
     made = advance(stepper(c), 5)
     assert made.model.stem[1].num_batches_tracked == 5 * made.config.optimizer.batches_per_step
 
