@@ -13,14 +13,33 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import blur, digital, elastic, noise
+from . import blur, digital, elastic, noise, textures, weather
 from .constants import CONSTANTS, PRESETS, length_scale, preset_for
+from .pixels import to_uint8
+from .textures import frost_origin
 
-__all__ = ["CONSTANTS", "CORRUPTIONS", "PRESETS", "SEVERITIES", "corrupt", "preset_for", "unknown_corruption"]
+__all__ = [
+    "BENCHMARK",
+    "CONSTANTS",
+    "CORRUPTIONS",
+    "EXTRA",
+    "JPEG85",
+    "PRESETS",
+    "SEVERITIES",
+    "corrupt",
+    "frost_origin",
+    "length_scale",
+    "preset_for",
+    "unknown_corruption",
+]
 
+SMALLEST = 16  # pixels; below, the weaker constants of 32 pixels change nothing
 SEVERITIES = (1, 2, 3, 4, 5)
 
-CORRUPTIONS: dict[str, Callable[..., np.ndarray]] = {
+JPEG85 = {"quality": 85, "optimize": True}
+"""How the published sets store a copy: Pillow's JPEG options."""
+
+BENCHMARK: dict[str, Callable[..., np.ndarray]] = {
     "gaussian_noise": noise.gaussian_noise,
     "shot_noise": noise.shot_noise,
     "impulse_noise": noise.impulse_noise,
@@ -28,15 +47,26 @@ CORRUPTIONS: dict[str, Callable[..., np.ndarray]] = {
     "glass_blur": blur.glass_blur,
     "motion_blur": blur.motion_blur,
     "zoom_blur": blur.zoom_blur,
+    "snow": weather.snow,
+    "frost": weather.frost,
+    "fog": weather.fog,
     "brightness": digital.brightness,
     "contrast": digital.contrast,
     "elastic_transform": elastic.elastic_transform,
     "pixelate": digital.pixelate,
     "jpeg_compression": digital.jpeg_compression,
+}
+"""The 15 that the benchmark's mean is over, in its order."""
+
+EXTRA: dict[str, Callable[..., np.ndarray]] = {
     "speckle_noise": noise.speckle_noise,
     "gaussian_blur": blur.gaussian_blur,
+    "spatter": weather.spatter,
     "saturate": digital.saturate,
 }
+"""The 4 published beside it for validation."""
+
+CORRUPTIONS = BENCHMARK | EXTRA
 
 
 def corrupt(
@@ -48,26 +78,28 @@ def corrupt(
     index: int,
     preset: int | None = None,
     save_jpeg85: bool | None = None,
+    frost_textures: str | None = None,
 ) -> np.ndarray:
     """One corrupted copy of one image.
 
     image: uint8 (H, W, 3) RGB. severity: 1..5. preset: 32, 64 or 224, the published size whose constants are used;
     None = by the short side (`preset_for`). save_jpeg85: store the copy as JPEG of quality 85 (optimised, 4:2:0) and
     decode it, as ImageNet-C and Tiny ImageNet-C do (it removes much of the colour noise); None = yes for the presets
-    224 and 64, no for 32 (CIFAR-C stores arrays).
+    224 and 64, no for 32 (CIFAR-C stores arrays). frost_textures: folder of pictures of ice for frost; None = synthetic
+    ones (`frost_origin` says which were used, and so must every result).
     Returns a new uint8 (H, W, 3) array; values are TRUNCATED to uint8, not rounded, as in the published sets.
-    Raises ValueError for an unknown name, severity or preset, or an image of another type or shape.
+    Raises ValueError for an unknown name, severity or preset, an image of another type or shape, a wrong folder.
     """
     _check(image, name, severity, preset)
     preset = preset_for(*image.shape[:2]) if preset is None else preset
     stream = np.random.SeedSequence([seed, zlib.crc32(name.encode()), severity, index])
     constant = CONSTANTS[name][preset][severity - 1]
     scale = length_scale(*image.shape[:2], preset)
-    copy = CORRUPTIONS[name](image, constant, np.random.Generator(np.random.PCG64(stream)), scale)
-    if copy.dtype != np.uint8:
-        copy = (np.clip(copy, 0.0, 1.0) * 255.0).astype(np.uint8)
+    rng = np.random.Generator(np.random.PCG64(stream))
+    options = {"textures": textures.frost_textures(frost_textures)} if name == "frost" else {}
+    copy = to_uint8(CORRUPTIONS[name](image, constant, rng, scale, **options))
     if preset != 32 if save_jpeg85 is None else save_jpeg85:
-        copy = digital.jpeg_round_trip(copy, quality=85, optimize=True)
+        copy = digital.jpeg_round_trip(copy, **JPEG85)
     return copy
 
 
@@ -89,3 +121,5 @@ def _check(image: np.ndarray, name: str, severity: int, preset: int | None) -> N
         raise ValueError(f"preset={preset!r} is not one of {', '.join(map(str, PRESETS))}; None chooses by image size")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"a corruption needs a uint8 (H, W, 3) image, not {image.dtype} {image.shape}")
+    if min(image.shape[:2]) < SMALLEST:
+        raise ValueError(f"a corruption needs an image of at least {SMALLEST} pixels a side, not {image.shape[:2]}")

@@ -3,28 +3,15 @@ returns float64 (H, W, 3) on the 0..1 scale, or the finished uint8 image."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .pixels import one_thread
 
-@contextmanager
-def one_thread() -> Iterator[ModuleType]:
-    """OpenCV on this thread alone: loader workers must not each start a pool, and a forked pool can hang.
-
-    Imported here, so that naming the corruptions (for a configuration) does not need it.
-    """
-    import cv2
-
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield cv2
-    finally:
-        cv2.setNumThreads(before)
+if TYPE_CHECKING:
+    import scipy.sparse
 
 
 def gaussian_taps(sigma: float, reach: int) -> np.ndarray:
@@ -80,8 +67,10 @@ def glass_blur(image: np.ndarray, glass: tuple[float, int, int], rng: np.random.
     sigma, reach, passes = glass[0] * scale, max(1, round(glass[1] * scale)), glass[2]
     height, width = image.shape[:2]
     pixels = (np.clip(smooth(image / 255.0, sigma), 0.0, 1.0) * 255.0).astype(np.uint8).reshape(-1, 3)
-    for _ in range(passes):
-        pixels = pixels[glass_sources(height, width, reach, rng)]
+    source = glass_sources(height, width, reach, rng)
+    for _ in range(passes - 1):
+        source = source.take(glass_sources(height, width, reach, rng))
+    pixels = pixels.take(source, axis=0)
     return smooth(pixels.reshape(image.shape) / 255.0, sigma)
 
 
@@ -127,7 +116,9 @@ def motion_blurred(image: np.ndarray, radius: float, sigma: float, degrees: floa
     anchor = (int(-columns.min()), int(-rows.min()))
     with one_thread() as cv2:
         blurred = cv2.filter2D(image.astype(np.float32), -1, kernel, anchor=anchor, borderType=cv2.BORDER_REPLICATE)
-    return (np.floor(blurred * 257.0 + 0.5) // 257.0).astype(np.uint8)
+        blurred *= np.float32(257.0)
+    blurred += np.float32(0.5)
+    return (np.floor(blurred, out=blurred) / np.float32(257.0)).astype(np.uint8)
 
 
 def zoom_blur(image: np.ndarray, zooms: tuple[float, float], rng: np.random.Generator, scale: float) -> np.ndarray:
@@ -137,19 +128,32 @@ def zoom_blur(image: np.ndarray, zooms: tuple[float, float], rng: np.random.Gene
     """
     x = image.astype(np.float32) / np.float32(255.0)
     factors = np.arange(1.0, *zooms)
-    total = x.copy()
-    for factor in factors:
-        total += _zoomed(_zoomed(x, factor, 0), factor, 1)
-    return (total / (len(factors) + 1)).astype(np.float64)
+    with one_thread() as cv2:
+        turned = np.zeros_like(cv2.transpose(x))  # columns first: both directions are then enlarged along rows
+        for factor in factors[1:]:
+            turned += enlarged(cv2.transpose(enlarged(x, factor)), factor)
+        total = cv2.transpose(turned)
+    total += 2 * x  # itself, and the factor 1
+    total /= np.float32(len(factors) + 1)
+    return total
 
 
-def _zoomed(x: np.ndarray, factor: float, axis: int) -> np.ndarray:
-    """The centre of `axis` enlarged by `factor` to the full length, linear interpolation with corners on corners."""
-    length = x.shape[axis]
+def enlarged(x: np.ndarray, factor: float) -> np.ndarray:
+    """The central rows of float (H, ...) enlarged by `factor` to all H rows."""
+    return (zoom_matrix(len(x), float(factor), x.dtype.char) @ x.reshape(len(x), -1)).reshape(x.shape)
+
+
+@cache
+def zoom_matrix(length: int, factor: float, dtype: str) -> scipy.sparse.csr_array:
+    """(length, length), two entries in a row: linear interpolation that lays the centre's first and last pixel on the
+    first and last of the enlarged axis, of which the middle `length` pixels stay."""
+    from scipy.sparse import csr_array
+
     kept = int(np.ceil(length / factor))
     grown = round(kept * factor)
     first = (length - kept) // 2
     at = (np.arange(length) + (grown - length) // 2) * (kept - 1) / (grown - 1)
     low = np.minimum(at.astype(int), kept - 2)
-    weight = (at - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-    return x.take(first + low, axis) * (1 - weight) + x.take(first + low + 1, axis) * weight
+    weights = np.concatenate([1 - (at - low), at - low]).astype(dtype)
+    rows, columns = np.tile(np.arange(length), 2), first + np.concatenate([low, low + 1])
+    return csr_array((weights, (rows, columns)), shape=(length, length))

@@ -2,8 +2,8 @@
 
 224: ImageNet-C · 64: Tiny ImageNet-C · 32: CIFAR-10/100-C. Source: Hendrycks & Dietterich 2019, "Benchmarking Neural
 Network Robustness to Common Corruptions and Perturbations", and the constants of its published scripts.
-A corruption = one row here and one function in noise.py, blur.py, digital.py or elastic.py, named in
-__init__.py's table.
+A corruption = one row here and one function in noise.py, blur.py, weather.py, digital.py or elastic.py, named in
+__init__.py's tables.
 """
 
 from __future__ import annotations
@@ -13,6 +13,19 @@ PRESETS = (32, 64, 224)
 
 def _pixels(side: int, *severities: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(side * value for value in severity) for severity in severities)
+
+
+SMALL_SNOW = (
+    (0.1, 0.2, 1, 0.6, 8, 3),
+    (0.1, 0.2, 1, 0.5, 10, 4),
+    (0.15, 0.3, 1.75, 0.55, 10, 4),
+    (0.25, 0.3, 2.25, 0.6, 12, 6),
+    (0.3, 0.3, 1.25, 0.65, 14, 12),
+)
+
+
+def _with_share(flakes: tuple[tuple[float, ...], ...], *shares: float) -> tuple[tuple[float, ...], ...]:
+    return tuple((*severity, share) for severity, share in zip(flakes, shares, strict=True))
 
 
 CONSTANTS: dict[str, dict[int, tuple]] = {
@@ -60,6 +73,50 @@ CONSTANTS: dict[str, dict[int, tuple]] = {
         224: (1, 2, 3, 4, 6),
         64: (0.5, 0.75, 1, 1.25, 1.5),
         32: (0.4, 0.6, 0.7, 0.8, 1),
+    },
+    "snow": {  # flakes: mean, std, zoom, threshold; radius and sigma of their motion in pixels; share of the picture
+        224: (
+            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+        ),
+        64: _with_share(SMALL_SNOW, 0.8, 0.8, 0.7, 0.65, 0.6),
+        32: _with_share(SMALL_SNOW, 0.95, 0.9, 0.9, 0.85, 0.8),
+    },
+    "frost": {  # share of the picture, share of the texture, factor on the texture's sides
+        224: ((1, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1)),
+        64: ((1, 0.3, 0.3), (0.9, 0.4, 0.3), (0.8, 0.45, 0.3), (0.75, 0.5, 0.3), (0.7, 0.55, 0.3)),
+        32: ((1, 0.2, 0.2), (1, 0.3, 0.2), (0.9, 0.4, 0.2), (0.85, 0.4, 0.2), (0.75, 0.45, 0.2)),
+    },
+    "fog": {  # strength, and by what the plasma's steps shrink from one octave to the next
+        224: ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
+        64: ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
+        32: ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
+    },
+    "spatter": {  # liquid: mean, std, sigma in pixels, threshold; strength of water, or sigma in pixels of mud; mud?
+        224: (
+            (0.65, 0.3, 4, 0.69, 0.6, False),
+            (0.65, 0.3, 3, 0.68, 0.6, False),
+            (0.65, 0.3, 2, 0.68, 0.5, False),
+            (0.65, 0.3, 1, 0.65, 1.5, True),
+            (0.67, 0.4, 1, 0.65, 1.5, True),
+        ),
+        64: (
+            (0.62, 0.1, 0.7, 0.7, 0.6, False),
+            (0.65, 0.1, 0.8, 0.7, 0.6, False),
+            (0.65, 0.3, 1, 0.69, 0.6, False),
+            (0.65, 0.1, 0.7, 0.68, 0.6, True),
+            (0.65, 0.1, 0.5, 0.67, 0.6, True),
+        ),
+        32: (
+            (0.62, 0.1, 0.7, 0.7, 0.5, False),
+            (0.65, 0.1, 0.8, 0.7, 0.5, False),
+            (0.65, 0.3, 1, 0.69, 0.5, False),
+            (0.65, 0.1, 0.7, 0.69, 0.6, True),
+            (0.65, 0.1, 0.5, 0.68, 0.6, True),
+        ),
     },
     "brightness": {  # added to V of HSV, 0..1 scale
         224: (0.1, 0.2, 0.3, 0.4, 0.5),
