@@ -38,7 +38,12 @@ ALLOWED = {
     "recipes": {"cli", "identity"},
 }
 # The two that put whole commands together receive the whole configuration.
-EXTRA = {"eval/card.py": {"config", "train"}, "eval/subject.py": {"config", "train", "cli"}}
+EXTRA = {
+    "eval/card.py": {"config", "train"},
+    "eval/subject.py": {"config", "train", "cli"},
+    "eval/prepare.py": {"cli"},
+    "eval/roots.py": {"cli", "files"},
+}
 
 
 def imports(path, top_only=False):
