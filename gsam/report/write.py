@@ -42,7 +42,7 @@ def make_report(
     root = Path(runs_folder) / experiment
     runs = read_runs(root)
     table = build_table(runs, weights=weights, checkpoint=checkpoint)
-    curves = _png(training_curves.draw(runs, title=f"{experiment}: {', '.join(sorted({model_of(r) for r in runs}))}"))
+    curves = png(training_curves.draw(runs, title=f"{experiment}: {', '.join(sorted({model_of(r) for r in runs}))}"))
     report = Report(experiment, runs, table, root / "report", curves)
     rows = records(table)
     write_atomic(report.folder / "curves.png", curves)
@@ -113,8 +113,8 @@ def _fact(run: Run, name: str) -> str:
     return "-"
 
 
-def _png(figure: Figure) -> bytes:
-    """Agg explicitly, and no time stamp: the same runs give the same bytes."""
+def png(figure: Figure) -> bytes:
+    """The figure as PNG bytes. Agg explicitly, and no time stamp: the same rows give the same bytes."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()

@@ -1,0 +1,204 @@
+"""The robustness card: what one model scores on every set, and the means, mCE and gaps that are made of it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gsam.files import write_atomic
+
+from .stats import wilson
+from .tables import NOT_RUN
+
+# Known sets in the order of the card; others follow in the order of their rows.
+SETS = {
+    "imagenet": "ImageNet",
+    "imagenet_real": "ImageNet-ReaL",
+    "imagenet_v2": "ImageNet-V2 matched frequency",
+    "imagenet_v2_threshold": "ImageNet-V2 threshold 0.7",
+    "imagenet_v2_top": "ImageNet-V2 top images",
+    "imagenet_val_r": "ImageNet, the classes of R",
+    "imagenet_r_200": "ImageNet-R, 200-way",
+    "imagenet_r": "ImageNet-R, 1000-way",
+    "imagenet_val_a": "ImageNet, the classes of A",
+    "imagenet_a": "ImageNet-A, 200-way",
+    "imagenet_a_1000": "ImageNet-A, 1000-way",
+    "imagenet_sketch": "ImageNet-Sketch",
+    "imagenet_c": "ImageNet-C",
+    "imagenet_c_extra": "ImageNet-C",
+    "imagenet_c_generated": "ImageNet-C",
+}
+# Mean top-1 errors of AlexNet over the five severities, by which mCE divides; in the order of the paper. Hendrycks and
+# Dietterich 2019 (github.com/hendrycks/robustness), as ALEXNET_ERR of github.com/google-research/augmix (imagenet.py).
+ALEXNET = {
+    "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640, "defocus_blur": 0.819880,
+    "glass_blur": 0.826268, "motion_blur": 0.785948, "zoom_blur": 0.798360, "snow": 0.866816, "frost": 0.826572,
+    "fog": 0.819324, "brightness": 0.564592, "contrast": 0.853204, "elastic_transform": 0.646056, "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}  # fmt: skip
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # no constants are published for these
+SEVERITIES = (1, 2, 3, 4, 5)
+# What makes rows those of one model.
+SUBJECT = ("model", "weights", "checkpoint", "step", "precision", "flip_tta", "config_hash", "weights_hash")
+
+
+@dataclass
+class Score:
+    """One line of the card, fractions 0-1: top-1 with its 95 % Wilson interval over n pictures.
+
+    The same pictures stand behind every corruption, so a mean over them has no more than n independent trials.
+    """
+
+    name: str
+    label: str
+    n: int
+    top1: float
+    low: float
+    high: float
+    top5: float
+    nll: float
+    ece: float
+    protocol: str | None = None
+
+
+@dataclass
+class Corrupted:
+    """The corruptions of one set and origin that belong in one mean.
+
+    origin: "official" | "generated" | None (rows older than the word) · rows: by (corruption, severity) · missing: the
+    ones a mean would need and lacks, or what else is wrong · mean: None while something is missing · mce: mean error
+    over AlexNet's, 1.0 = AlexNet; None where it is not defined.
+    """
+
+    name: str
+    label: str
+    origin: str | None
+    corruptions: list[str]
+    severities: list[int]
+    rows: dict[tuple[str, int], dict]
+    missing: list[str]
+    mean: Score | None = None
+    mce: float | None = None
+
+    def error(self, corruption: str) -> float | None:
+        """Mean error over the severities; None if one is missing."""
+        found = [self.rows.get((corruption, severity)) for severity in self.severities]
+        return None if None in found else 1 - statistics.fmean(row["top1"] for row in found)
+
+    def relative(self, corruption: str) -> float | None:
+        """That error divided by AlexNet's: the CE of the paper; None where no mCE is defined."""
+        return self.error(corruption) / ALEXNET[corruption] if self.mce is not None else None
+
+
+@dataclass
+class Card:
+    """One model. subject: what the rows say of it · sets: clean sets · corrupted: groups of corruptions, official and
+    generated ones apart · not_run: set -> why."""
+
+    subject: dict
+    sets: list[Score]
+    corrupted: list[Corrupted]
+    not_run: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The model in a few words."""
+        weights = self.subject.get("weights")
+        words = [str(self.subject.get("model")), "" if weights in ("raw", None) else f"({weights} weights)"]
+        return " ".join(filter(None, [*words, "with flip TTA" if self.subject.get("flip_tta") else ""]))
+
+    def tables(self) -> list[tuple[str, list[tuple[str, Score | str]]]]:
+        """(title, lines) of each table of scores; a line is its label with the score, or with why there is none.
+
+        Generated corruptions have a table of their own: their pictures are not those of anybody else's numbers.
+        """
+        first: list[tuple[str, Score | str]] = [(score.label, score) for score in self.sets]
+        generated: list[tuple[str, Score | str]] = []
+        for group in self.corrupted:
+            place = generated if group.origin == "generated" else first
+            place.append((f"{group.label}, mean", group.mean or "incomplete"))
+        first += [(label(name), NOT_RUN) for name in self.not_run]
+        titles = (f"Robustness card: {self.title}", f"Generated corruptions: {self.title}")
+        return [(title, lines) for title, lines in zip(titles, (first, generated), strict=True) if lines]
+
+
+def make_card(rows: Iterable[dict], missing: dict[str, str] | None = None) -> Card:
+    """The card of one model's rows of results.jsonl (the last of each set and corruption counts).
+
+    Raises ValueError without a row, or for rows of several models.
+    """
+    latest = {(r["evalset"], r.get("origin"), r.get("corruption"), r.get("severity")): r for r in rows if "top1" in r}
+    rows = list(latest.values())
+    subjects = {tuple(row.get(key) for key in SUBJECT) for row in rows}
+    if len(subjects) != 1:
+        raise ValueError(f"a card is about one model and one way to evaluate it, these rows are about {len(subjects)}")
+    clean = [_score(row["evalset"], label(row["evalset"]), [row]) for row in rows if row.get("corruption") is None]
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if row.get("corruption") is not None:
+            extra = _is_imagenet(row) and row["corruption"] not in ALEXNET
+            groups.setdefault((row["evalset"], row.get("origin"), extra), []).append(row)
+    corrupted = [_corrupted(*key, found) for key, found in groups.items()]
+    return Card(rows[-1], sorted(clean, key=_place), sorted(corrupted, key=_place), dict(missing or {}))
+
+
+def label(evalset: str) -> str:
+    """The set's name for readers."""
+    return SETS.get(evalset, evalset)
+
+
+def write_card(out: Path, rows: list[dict], missing: dict[str, str]) -> str:
+    """Write <out>/card/card.{md,json,png} of one model's rows; `missing`: set -> why it was not run.
+
+    Returns the text to print. Without a row nothing is written, and the text says what was not run.
+    """
+    from .card_text import as_json, markdown, terminal
+    from .figures import robustness_card
+    from .write import png
+
+    if not rows:
+        return "\n".join(f"not run: {name}: {why}" for name, why in missing.items())
+    card, folder = make_card(rows, missing), Path(out) / "card"
+    write_atomic(folder / "card.json", as_json(card))
+    write_atomic(folder / "card.png", png(robustness_card.draw(card)))
+    write_atomic(folder / "card.md", markdown(card, "card.png"))
+    return f"{terminal(card)}\nwritten: {folder}/card.md, card.json, card.png"
+
+
+def _place(item: Score | Corrupted) -> int:
+    return list(SETS).index(item.name) if item.name in SETS else len(SETS)
+
+
+def _is_imagenet(row: dict) -> bool:
+    return row.get("num_classes") == 1000
+
+
+def _score(name: str, text: str, rows: list[dict]) -> Score:
+    top1, top5, nll, ece = (statistics.fmean(row[key] for row in rows) for key in ("top1", "top5", "nll", "ece"))
+    n = min(row["n"] for row in rows)
+    return Score(name, text, n, top1, *wilson(top1, n), top5, nll, ece, rows[0].get("protocol"))
+
+
+def _corrupted(name: str, origin: str | None, extra: bool, rows: list[dict]) -> Corrupted:
+    imagenet = _is_imagenet(rows[0])
+    found = {(row["corruption"], row["severity"]): row for row in rows}
+    present = list(dict.fromkeys(row["corruption"] for row in rows))
+    if imagenet:
+        corruptions = [*EXTRA, *(c for c in present if c not in EXTRA)] if extra else list(ALEXNET)
+        severities = list(SEVERITIES)
+    else:
+        corruptions, severities = present, sorted({row["severity"] for row in rows})
+    text = label(name) + ("" if not origin else f"-{origin}" if name in SETS else f" (C-{origin})")
+    text += ", on the fly" * (name == "imagenet_c_generated") + ", 4 extra" * extra
+    group = Corrupted(name, text, origin, corruptions, severities, found, [])
+    group.missing = [f"{c} {s}" for c in corruptions for s in severities if (c, s) not in found]
+    counts = sorted({row["n"] for row in rows})
+    if len(counts) > 1:
+        group.missing.append(f"equal numbers of pictures (there are {counts[0]:,} to {counts[-1]:,})")
+    if not group.missing:
+        group.mean = _score(name, text, rows)
+        if imagenet and not extra:
+            group.mce = statistics.fmean(group.error(c) / ALEXNET[c] for c in corruptions)
+    return group
