@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gsam.files import write_atomic
 
+from .imagenet_c import ALEXNET, EXTRA, SEVERITIES, is_extra, is_imagenet
 from .stats import wilson
 from .tables import NOT_RUN
 
@@ -30,16 +31,6 @@ SETS = {
     "imagenet_c_extra": "ImageNet-C",
     "imagenet_c_generated": "ImageNet-C",
 }
-# Mean top-1 errors of AlexNet over the five severities, by which mCE divides; in the order of the paper. Hendrycks and
-# Dietterich 2019 (github.com/hendrycks/robustness), as ALEXNET_ERR of github.com/google-research/augmix (imagenet.py).
-ALEXNET = {
-    "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640, "defocus_blur": 0.819880,
-    "glass_blur": 0.826268, "motion_blur": 0.785948, "zoom_blur": 0.798360, "snow": 0.866816, "frost": 0.826572,
-    "fog": 0.819324, "brightness": 0.564592, "contrast": 0.853204, "elastic_transform": 0.646056, "pixelate": 0.717840,
-    "jpeg_compression": 0.606500,
-}  # fmt: skip
-EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # no constants are published for these
-SEVERITIES = (1, 2, 3, 4, 5)
 # What makes rows those of one model.
 SUBJECT = ("model", "weights", "checkpoint", "step", "precision", "flip_tta", "config_hash", "weights_hash")
 
@@ -138,15 +129,17 @@ def make_card(rows: Iterable[dict], missing: dict[str, str] | None = None) -> Ca
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         if row.get("corruption") is not None:
-            extra = _is_imagenet(row) and row["corruption"] not in ALEXNET
-            groups.setdefault((row["evalset"], row.get("origin"), extra), []).append(row)
+            groups.setdefault((row["evalset"], row.get("origin"), is_extra(row)), []).append(row)
     corrupted = [_corrupted(*key, found) for key, found in groups.items()]
     return Card(rows[-1], sorted(clean, key=_place), sorted(corrupted, key=_place), dict(missing or {}))
 
 
-def label(evalset: str) -> str:
-    """The set's name for readers."""
-    return SETS.get(evalset, evalset)
+def label(evalset: str, origin: str | None = None) -> str:
+    """The set's name for readers; of corruptions with their origin, as in ImageNet-C-official."""
+    if origin is None:
+        return SETS.get(evalset, evalset)
+    name = f"{SETS[evalset]}-{origin}" if evalset in SETS else f"{evalset} (C-{origin})"
+    return name + ", on the fly" * (evalset == "imagenet_c_generated")
 
 
 def write_card(out: Path, rows: list[dict], missing: dict[str, str]) -> str:
@@ -161,18 +154,16 @@ def write_card(out: Path, rows: list[dict], missing: dict[str, str]) -> str:
     if not rows:
         return "\n".join(f"not run: {name}: {why}" for name, why in missing.items())
     card, folder = make_card(rows, missing), Path(out) / "card"
-    write_atomic(folder / "card.json", as_json(card))
-    write_atomic(folder / "card.png", png(robustness_card.draw(card)))
-    write_atomic(folder / "card.md", markdown(card, "card.png"))
+    pages = {"card.json": as_json(card).encode(), "card.md": markdown(card, "card.png").encode(),
+             "card.png": png(robustness_card.draw(card))}  # fmt: skip
+    for name, data in pages.items():
+        if not (folder / name).exists() or (folder / name).read_bytes() != data:  # asking again changes no file
+            write_atomic(folder / name, data)
     return f"{terminal(card)}\nwritten: {folder}/card.md, card.json, card.png"
 
 
 def _place(item: Score | Corrupted) -> int:
     return list(SETS).index(item.name) if item.name in SETS else len(SETS)
-
-
-def _is_imagenet(row: dict) -> bool:
-    return row.get("num_classes") == 1000
 
 
 def _score(name: str, text: str, rows: list[dict]) -> Score:
@@ -182,7 +173,7 @@ def _score(name: str, text: str, rows: list[dict]) -> Score:
 
 
 def _corrupted(name: str, origin: str | None, extra: bool, rows: list[dict]) -> Corrupted:
-    imagenet = _is_imagenet(rows[0])
+    imagenet = is_imagenet(rows[0])
     found = {(row["corruption"], row["severity"]): row for row in rows}
     present = list(dict.fromkeys(row["corruption"] for row in rows))
     if imagenet:
@@ -190,8 +181,7 @@ def _corrupted(name: str, origin: str | None, extra: bool, rows: list[dict]) -> 
         severities = list(SEVERITIES)
     else:
         corruptions, severities = present, sorted({row["severity"] for row in rows})
-    text = label(name) + ("" if not origin else f"-{origin}" if name in SETS else f" (C-{origin})")
-    text += ", on the fly" * (name == "imagenet_c_generated") + ", 4 extra" * extra
+    text = label(name, origin) + ", 4 extra" * extra
     group = Corrupted(name, text, origin, corruptions, severities, found, [])
     group.missing = [f"{c} {s}" for c in corruptions for s in severities if (c, s) not in found]
     counts = sorted({row["n"] for row in rows})

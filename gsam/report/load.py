@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-RESULT_KEY = ("evalset", "corruption", "severity", "weights", "checkpoint", "step")
+RESULT_KEY = ("evalset", "corruption", "severity", "origin", "flip_tta", "weights", "checkpoint", "step")
 EVAL_KEY = ("evalset", "weights", "step")
 
 
@@ -78,11 +78,19 @@ def read_run(folder: Path | str) -> Run:
     by_step = partial(sorted, key=lambda row: row.get("step", 0))
     run.train = by_step(_latest([row for row in metrics if row.get("kind") == "train"], ("step",)))
     run.evals = by_step(_latest([row for row in metrics if row.get("kind") == "eval"], EVAL_KEY))
-    results = _rows(folder / "results.jsonl", run.problems, wanted=False)
-    run.results = _latest([row for row in results if row.get("kind") == "result"], RESULT_KEY)
+    run.results = read_results(folder, run.problems)
     if not run.done:
         run.problems.append("not finished (no file DONE)")
     return run
+
+
+def read_results(folder: Path | str, problems: list[str] | None = None) -> list[dict]:
+    """The rows that evaluate.py left in a folder, without replaced ones; [] if there is no results.jsonl.
+
+    problems: gets what was wrong with the file.
+    """
+    rows = _rows(Path(folder) / "results.jsonl", [] if problems is None else problems, wanted=False)
+    return _latest([row for row in rows if row.get("kind") == "result" and "top1" in row], RESULT_KEY)
 
 
 def _rows(path: Path, problems: list[str], *, wanted: bool) -> list[dict]:

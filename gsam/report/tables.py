@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gsam.identity import deciding
 
+from .imagenet_c import is_extra
 from .load import Run
+from .stats import wilson
 
 METHODS = ("vanilla", "sam", "gsam")  # always shown, in this order; a method without a run reads "not run"
 LABELS = {"vanilla": "Vanilla", "sam": "SAM", "gsam": "GSAM", "asam": "ASAM"}
@@ -35,7 +36,7 @@ class Cell:
 
 @dataclass
 class Row:
-    """evalset and corruption (None: clean, "mean": the mean over all of the set's corruptions); cells per column."""
+    """evalset (as `set_name` has it) and corruption (None: clean, "mean": over all of the set's); cells per column."""
 
     evalset: str
     corruption: str | None
@@ -164,7 +165,17 @@ def _named(run: Run, what: str) -> str:
 def _scores(run: Run, weights: str, checkpoint: str) -> dict[tuple[str, str | None, int | None], dict]:
     rows = [row for row in run.results if row.get("weights") == weights and row.get("checkpoint") == checkpoint]
     rows.sort(key=lambda row: row.get("step") or 0)  # of several steps of one checkpoint name, the latest stays
-    return {(row["evalset"], row.get("corruption"), row.get("severity")): row for row in rows}
+    return {(set_name(row), row.get("corruption"), row.get("severity")): row for row in rows}
+
+
+def set_name(row: dict) -> str:
+    """The set of a row of results, with what makes its numbers incomparable: official and generated corruptions are other
+    pictures, the extra corruptions of ImageNet-C are not in its mean, and flip TTA is another way to predict."""
+    name = row["evalset"]
+    if row.get("corruption") is not None:
+        name += f" (C-{row['origin']})" if row.get("origin") else ""
+        name += " (extra)" if is_extra(row) and not row["evalset"].endswith("_extra") else ""
+    return name + (" (flip TTA)" if row.get("flip_tta") else "")
 
 
 def _row(evalset: str, corruption: str | None, wanted: list[tuple], scores: list[list[dict]]) -> Row:
@@ -180,11 +191,7 @@ def _cell(runs: list[list[dict]]) -> Cell | None:
     top1 = [statistics.fmean(row["top1"] for row in rows) for rows in runs]
     # The same pictures stand behind every corruption, so a mean over corruptions has no more than n independent trials.
     n = min(row["n"] for rows in runs for row in rows)
-    spread = statistics.stdev(top1) if len(top1) > 1 else _wilson_half(top1[0], n)
+    low, high = wilson(top1[0], n)
+    spread = statistics.stdev(top1) if len(top1) > 1 else (high - low) / 2
     nll, ece = (statistics.fmean(row[name] for rows in runs for row in rows) for name in ("nll", "ece"))
     return Cell(statistics.fmean(top1), spread, len(top1), n, nll, ece)
-
-
-def _wilson_half(rate: float, n: int, z: float = 1.959963984540054) -> float:
-    """Half the width of the 95 % Wilson interval (gsam.eval.metrics has the interval itself, but needs torch)."""
-    return z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)

@@ -1,6 +1,6 @@
 """Rows of results.jsonl for the tests of the card. The numbers are invented and are results of nothing."""
 
-from gsam.report.card import ALEXNET, EXTRA
+from gsam.report.imagenet_c import ALEXNET, EXTRA
 
 CLEAN = {
     "imagenet": (50_000, 0.7613), "imagenet_real": (46_837, 0.8291), "imagenet_v2": (10_000, 0.6320),

@@ -13,10 +13,13 @@ from PIL import Image
 
 from gsam.eval.metrics import wilson_interval
 from gsam.report.figures import training_curves
+from gsam.report.imagenet_c import ALEXNET, EXTRA
 from gsam.report.load import read_run, read_runs
 from gsam.report.render import as_csv, markdown, records
 from gsam.report.tables import METHODS, build_table, method_of
 from gsam.report.write import make_report, write_docs
+
+from . import cards
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "quickstart"
@@ -46,6 +49,32 @@ def cell(table, method, evalset, corruption):
 def top1_of(folder, corruption):
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     return next(row["top1"] for row in rows if row["corruption"] == corruption)
+
+
+def test_official_and_generated_corruptions_and_flip_tta_have_rows_of_their_own(runs_folder):
+    """One run has the official copies, the other ones made here: not one row, and no mean over both."""
+    origins = ("official", "generated")
+    for folder, origin, top1 in zip(folders(runs_folder, "sam"), origins, (0.5, 0.3), strict=True):
+        append(folder / "results.jsonl", *cards.corrupted(origin=origin, checkpoint="last.pt", step=1404))
+        flipped = cards.row("imagenet", 50_000, top1, checkpoint="last.pt", step=1404, flip_tta=True)
+        append(folder / "results.jsonl", flipped, {**flipped, "flip_tta": False, "top1": 0.7})
+    table = build_table(read_runs(runs_folder))
+    for origin in origins:
+        found = cell(table, "sam", f"imagenet_c (C-{origin})", "mean")
+        assert found.seeds == 1 and found.top1 == pytest.approx(statistics.fmean(r["top1"] for r in cards.corrupted()))
+    assert not [row for row in table.rows if row.evalset == "imagenet_c"]
+    assert cell(table, "sam", "imagenet (flip TTA)", None).top1 == pytest.approx(0.4)
+    assert cell(table, "sam", "imagenet", None).top1 == pytest.approx(0.7)
+
+
+def test_the_mean_over_imagenet_c_leaves_the_extra_corruptions_out(runs_folder):
+    (folder,) = folders(runs_folder, "gsam")
+    rows = cards.corrupted(corruptions=(*ALEXNET, *EXTRA), checkpoint="last.pt", step=1404)
+    append(folder / "results.jsonl", *rows)
+    table = build_table(read_runs(runs_folder))
+    main = statistics.fmean(row["top1"] for row in rows if row["corruption"] in ALEXNET)
+    assert cell(table, "gsam", "imagenet_c (C-official)", "mean").top1 == pytest.approx(main)
+    assert cell(table, "gsam", "imagenet_c (C-official) (extra)", "mean").seeds == 1
 
 
 def test_runs_are_found_from_either_folder(runs_folder):
