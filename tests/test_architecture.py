@@ -41,6 +41,8 @@ ALLOWED = {
 EXTRA = {
     "eval/card.py": {"config", "train"},
     "eval/subject.py": {"config", "train", "cli"},
+    "eval/make_c.py": {"files"},
+    "eval/doctor.py": {"config", "train"},
     "eval/prepare.py": {"cli"},
     "eval/roots.py": {"cli", "files"},
 }

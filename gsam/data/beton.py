@@ -112,7 +112,7 @@ def _worker(source: Source, writer: Any, allocator: Any, next_chunk: Any, done: 
     """
     from ffcv.writer import handle_sample
 
-    threading.Thread(target=_exit_without, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=exit_without, args=(os.getppid(),), daemon=True).start()
     table = np.frombuffer(writer.metadata_sm.buf, dtype=writer.metadata_type)
     with allocator:  # writes its last page at the end
         while True:
@@ -135,7 +135,7 @@ def _worker(source: Source, writer: Any, allocator: Any, next_chunk: Any, done: 
     pipe.close()
 
 
-def _exit_without(parent: int) -> None:
+def exit_without(parent: int) -> None:
     """A worker whose parent was killed would wait for ever, for the parent to read or for another worker's page."""
     while os.getppid() == parent:
         time.sleep(0.2)

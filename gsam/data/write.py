@@ -65,7 +65,7 @@ def write_dataset(
     if workers < 1:
         raise ValueError(f"workers={workers} must be at least 1")
     written = []
-    with _only_writer(out):
+    with only_writer(out):
         for split in splits:
             if not overwrite and _present(name, out, split, preset):
                 continue
@@ -73,6 +73,15 @@ def write_dataset(
             _write_split(source, name, split, out, preset, workers, report or (lambda *_: None))
             written.append(split)
     return written
+
+
+def write_source(source: Source, name: str, split: str, out: str, preset: str, workers: int, report: Report) -> bool:
+    """`write_dataset` for one split whose pictures are given; False if it is there already."""
+    with only_writer(out):
+        if _present(name, out, split, preset):
+            return False
+        _write_split(source, name, split, out, preset, workers, report)
+    return True
 
 
 def terminal_report() -> Report:
@@ -98,7 +107,8 @@ def terminal_report() -> Report:
 
 
 @contextmanager
-def _only_writer(out: str) -> Iterator[None]:
+def only_writer(out: str) -> Iterator[None]:
+    """Makes the folder and keeps others from writing there. Raises ValueError if one does, or it cannot be made."""
     try:
         os.makedirs(out, exist_ok=True)
         lock = open(os.path.join(out, ".write.lock"), "w")  # noqa: SIM115

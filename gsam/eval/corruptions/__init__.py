@@ -25,6 +25,7 @@ __all__ = [
     "EXTRA",
     "JPEG85",
     "PRESETS",
+    "SMALLEST",
     "SEVERITIES",
     "corrupt",
     "frost_origin",
@@ -78,6 +79,7 @@ def corrupt(
     index: int,
     preset: int | None = None,
     save_jpeg85: bool | None = None,
+    grey: bool = False,
     frost_textures: str | None = None,
 ) -> np.ndarray:
     """One corrupted copy of one image.
@@ -85,7 +87,8 @@ def corrupt(
     image: uint8 (H, W, 3) RGB. severity: 1..5. preset: 32, 64 or 224, the published size whose constants are used;
     None = by the short side (`preset_for`). save_jpeg85: store the copy as JPEG of quality 85 (optimised, 4:2:0) and
     decode it, as ImageNet-C and Tiny ImageNet-C do (it removes much of the colour noise); None = yes for the presets
-    224 and 64, no for 32 (CIFAR-C stores arrays). frost_textures: folder of pictures of ice for frost; None = synthetic
+    224 and 64, no for 32 (CIFAR-C stores arrays). grey: the image is a grey one; average the copy's channels before it
+    is stored, so that it is grey again. frost_textures: folder of pictures of ice for frost; None = synthetic
     ones (`frost_origin` says which were used, and so must every result).
     Returns a new uint8 (H, W, 3) array; values are TRUNCATED to uint8, not rounded, as in the published sets.
     Raises ValueError for an unknown name, severity or preset, an image of another type or shape, a wrong folder.
@@ -98,6 +101,8 @@ def corrupt(
     rng = np.random.Generator(np.random.PCG64(stream))
     options = {"textures": textures.frost_textures(frost_textures)} if name == "frost" else {}
     copy = to_uint8(CORRUPTIONS[name](image, constant, rng, scale, **options))
+    if grey:
+        copy = np.repeat(np.rint(copy.mean(-1, keepdims=True)).astype(np.uint8), 3, axis=-1)
     if preset != 32 if save_jpeg85 is None else save_jpeg85:
         copy = digital.jpeg_round_trip(copy, **JPEG85)
     return copy

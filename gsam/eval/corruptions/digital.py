@@ -85,3 +85,10 @@ def jpeg_bytes(image: np.ndarray, **options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", **options)
     return buffer.getvalue()
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """uint8 (H, W, 3) as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -24,7 +24,7 @@ def snow(image: np.ndarray, flakes: tuple[float, ...], rng: np.random.Generator,
     layer = motion_blurred(layer, radius * scale, sigma * scale, rng.uniform(-135.0, -45.0)).astype(np.float32)
     layer = (layer + layer[::-1, ::-1]) / np.float32(255.0)
     x = image.astype(np.float32) / np.float32(255.0)
-    grey = x @ np.float32([0.299, 0.587, 0.114])
+    grey = np.float32(0.299) * x[..., 0] + np.float32(0.587) * x[..., 1] + np.float32(0.114) * x[..., 2]
     white = np.maximum(x, (1.5 * grey + 0.5)[..., None])
     white *= np.float32(1 - share)
     x *= np.float32(share)
