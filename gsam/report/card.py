@@ -96,9 +96,12 @@ class Card:
     @property
     def title(self) -> str:
         """The model in a few words."""
-        weights = self.subject.get("weights")
-        words = [str(self.subject.get("model")), "" if weights in ("raw", None) else f"({weights} weights)"]
-        return " ".join(filter(None, [*words, "with flip TTA" if self.subject.get("flip_tta") else ""]))
+        facts = self.subject
+        trained = f"trained with {facts['optimizer']}" if facts.get("optimizer") else ""
+        weights = "" if facts.get("weights") in ("raw", None) else f"({facts['weights']} weights)"
+        return " ".join(
+            filter(None, [str(facts.get("model")), trained, weights, "with flip TTA" * bool(facts.get("flip_tta"))])
+        )
 
     def tables(self) -> list[tuple[str, list[tuple[str, Score | str]]]]:
         """(title, lines) of each table of scores; a line is its label with the score, or with why there is none.
@@ -115,16 +118,22 @@ class Card:
         return [(title, lines) for title, lines in zip(titles, (first, generated), strict=True) if lines]
 
 
-def make_card(rows: Iterable[dict], missing: dict[str, str] | None = None) -> Card:
-    """The card of one model's rows of results.jsonl (the last of each set and corruption counts).
+def make_card(rows: Iterable[dict], missing: dict[str, str] | None = None, *, latest: bool = False) -> Card:
+    """The card of one model's rows of results.jsonl; of a set and corruption the last row counts.
 
-    Raises ValueError without a row, or for rows of several models.
+    Raises ValueError without a row, and for rows of several models (or of one, evaluated in several ways), unless
+    `latest` is set: then those count that agree with the last row.
     """
-    latest = {(r["evalset"], r.get("origin"), r.get("corruption"), r.get("severity")): r for r in rows if "top1" in r}
-    rows = list(latest.values())
-    subjects = {tuple(row.get(key) for key in SUBJECT) for row in rows}
-    if len(subjects) != 1:
-        raise ValueError(f"a card is about one model and one way to evaluate it, these rows are about {len(subjects)}")
+    last = {(r["evalset"], r.get("origin"), r.get("corruption"), r.get("severity")): r for r in rows if "top1" in r}
+    rows = list(last.values())
+    subjects = list(dict.fromkeys(_subject(row) for row in rows))
+    if latest and rows:
+        rows = [row for row in rows if _subject(row) == _subject(rows[-1])]
+    elif len(subjects) != 1:
+        differing = [key for i, key in enumerate(SUBJECT) if len({subject[i] for subject in subjects}) > 1]
+        raise ValueError(
+            f"a card is about one model and one way to evaluate it; these {len(rows)} rows differ in {', '.join(differing)}"
+        )
     clean = [_score(row["evalset"], label(row["evalset"]), [row]) for row in rows if row.get("corruption") is None]
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
@@ -160,6 +169,10 @@ def write_card(out: Path, rows: list[dict], missing: dict[str, str]) -> str:
         if not (folder / name).exists() or (folder / name).read_bytes() != data:  # asking again changes no file
             write_atomic(folder / name, data)
     return f"{terminal(card)}\nwritten: {folder}/card.md, card.json, card.png"
+
+
+def _subject(row: dict) -> tuple:
+    return tuple(row.get(key) or None for key in SUBJECT)
 
 
 def _place(item: Score | Corrupted) -> int:

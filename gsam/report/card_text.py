@@ -50,12 +50,12 @@ def markdown(card: Card, picture: str | None = None) -> str:
     """The card as a page; picture: file name of its PNG beside it."""
     parts = [f"# Robustness card: {card.title}"]
     for number, (title, lines) in enumerate(card.tables()):
-        parts += [f"## {title}"] * (number > 0) + [_markdown(HEAD, [_line(line) for line in lines])]
+        parts += [f"## {title}"] * (number > 0) + [to_markdown(HEAD, [_line(line) for line in lines])]
     parts.append(NOTES)
     if picture:
         parts.append(f"![Top-1 per set; top-1 per corruption and severity]({picture})")
     for group in card.corrupted:
-        parts += [f"## {group.label}", _markdown(*_grid(group)), summary(group)]
+        parts += [f"## {group.label}", to_markdown(*_grid(group)), summary(group)]
     if card.not_run:
         parts.append(
             "## Not run\n\n" + "\n".join(f"- {label(name)} (`{name}`): {why}" for name, why in card.not_run.items())
@@ -129,9 +129,18 @@ def _grid(group: Corrupted) -> tuple[list[str], list[list[str]]]:
     return head, lines
 
 
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *lines])
+def to_markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A GitHub table with aligned columns, numbers to the right."""
+    widths = [max(4, *(len(cells[i]) for cells in [head, *lines])) for i in range(len(head))]
+    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    padded = [
+        [
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        for cells in [head, rule, *lines]
+    ]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in padded)
 
 
 def _rich(title: str, head: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .card import label
 from .imagenet_c import is_extra
-from .load import read_results
+from .load import choose_results
 from .predictions import Predictions, load
 from .stats import bootstrap_means, holm, mcnemar, percentile95
 
@@ -70,13 +70,14 @@ def compare(
     Raises ValueError if a folder has no such results, a choice is needed, nothing can be paired, or the two were
     evaluated on different pictures.
     """
-    rows = [_rows(folder, checkpoint) for folder in (a, b)]
+    (path_a, rows_a), (path_b, rows_b) = (choose_results(folder, checkpoint, predictions=True) for folder in (a, b))
+    rows = [{tuple(row.get(name) or None for name in KEY): row for row in found} for found in (rows_a, rows_b)]
     shared = [key for key in rows[0] if key in rows[1]]
     if not shared:
         raise ValueError(f"{a} and {b} share no set with predictions; evaluate both on the same sets")
     sets, means = [], []
     for keys in _groups(shared, rows[0]):
-        pairs = [_pair(Path(_split(a)[0]), rows[0][key], Path(_split(b)[0]), rows[1][key]) for key in keys]
+        pairs = [_pair(path_a, rows[0][key], path_b, rows[1][key]) for key in keys]
         found, over = _differences([rows[0][key] for key in keys], pairs, resamples, seed)
         sets += found
         means += over
@@ -90,32 +91,6 @@ def compare(
         if key not in other
     ]
     return Comparison(names, sets, means, unpaired, _notes(shared, *rows))
-
-
-def _split(folder: Path | str) -> tuple[str, str | None]:
-    """(folder, "raw" or "ema") of a path that ends in @raw or @ema, else (path, None)."""
-    head, at, ending = str(folder).rpartition("@")
-    return (head, ending) if at and ending in ("raw", "ema") else (str(folder), None)
-
-
-def _rows(folder: Path | str, checkpoint: str | None) -> dict[tuple, dict]:
-    """The folder's latest row with predictions of each set, corruption and severity."""
-    path, weights = _split(folder)
-    rows = [row for row in read_results(path) if row.get("predictions")]
-    if not rows:
-        raise ValueError(
-            f"{path}: no results.jsonl with predictions; give a run folder or the out= folder of evaluate.py, evaluated by "
-            "a version that writes predictions (force=true evaluates again)"
-        )
-    wanted = {"weights": weights, "checkpoint": checkpoint}
-    chosen = [row for row in rows if all(value in (None, row[key]) for key, value in wanted.items())]
-    subjects = sorted({(r["checkpoint"], r["weights"]) for r in chosen})
-    if len(subjects) != 1:
-        there = ", ".join(f"{w} weights of {c}" for c, w in sorted({(r["checkpoint"], r["weights"]) for r in rows}))
-        raise ValueError(
-            f"{folder}: there are results of {there}; choose with {path}@raw or {path}@ema, and --checkpoint"
-        )
-    return {tuple(row.get(name) or None for name in KEY): row for row in chosen}
 
 
 def _groups(keys: Iterable[tuple], rows: dict[tuple, dict]) -> list[list[tuple]]:

@@ -93,6 +93,29 @@ def read_results(folder: Path | str, problems: list[str] | None = None) -> list[
     return _latest([row for row in rows if row.get("kind") == "result" and "top1" in row], RESULT_KEY)
 
 
+def choose_results(
+    folder: Path | str, checkpoint: str | None = None, *, predictions: bool = False
+) -> tuple[Path, list[dict]]:
+    """A folder of results, which may be given with @raw or @ema behind it, and its rows of one set of weights.
+
+    predictions: only rows that have them. Raises ValueError if there are none, or of several weights or checkpoints.
+    """
+    head, at, ending = str(folder).rpartition("@")
+    path, weights = (head, ending) if at and ending in ("raw", "ema") else (str(folder), None)
+    rows = [row for row in read_results(path) if row.get("predictions") or not predictions]
+    if not rows:
+        what = " with predictions (evaluate with force=true to get them)" if predictions else ""
+        raise ValueError(f"{path}: no results.jsonl{what}; give a run folder or the out= folder of evaluate.py")
+    wanted = {"weights": weights, "checkpoint": checkpoint}
+    chosen = [row for row in rows if all(value in (None, row[key]) for key, value in wanted.items())]
+    if len({(row["checkpoint"], row["weights"]) for row in chosen}) != 1:
+        there = sorted({f"{row['weights']} weights of {row['checkpoint']}" for row in rows})
+        raise ValueError(
+            f"{folder}: there are results of {', '.join(there)}; choose with {path}@raw or {path}@ema, and --checkpoint"
+        )
+    return Path(path), chosen
+
+
 def _rows(path: Path, problems: list[str], *, wanted: bool) -> list[dict]:
     """JSON objects of a JSONL file. A last line cut off by a crash is dropped silently: its writer was killed."""
     if not path.is_file():

@@ -1,5 +1,7 @@
 """Rows of results.jsonl for the tests of the card. The numbers are invented and are results of nothing."""
 
+import re
+
 from gsam.report.imagenet_c import ALEXNET, EXTRA
 
 CLEAN = {
@@ -34,3 +36,8 @@ def corrupted(evalset="imagenet_c", origin="official", corruptions=tuple(ALEXNET
 
 def extra(**facts) -> list[dict]:
     return corrupted("imagenet_c_extra", corruptions=EXTRA, **facts)
+
+
+def plain(page: str) -> str:
+    """Markdown without the spaces that align its columns."""
+    return re.sub(" +", " ", page)
