@@ -39,7 +39,7 @@ ALLOWED = {
 }
 # The two that put whole commands together receive the whole configuration.
 EXTRA = {
-    "eval/card.py": {"config", "train"},
+    "eval/card.py": {"config", "train", "report"},
     "eval/subject.py": {"config", "train", "cli"},
     "eval/make_c.py": {"files"},
     "eval/doctor.py": {"config", "train"},

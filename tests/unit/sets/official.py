@@ -1,8 +1,11 @@
 """Small archives and folders in the official layouts: the real class names, one real photograph or few per class."""
 
 import hashlib
+import importlib.resources
 import io
 import itertools
+import json
+import os
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -24,19 +27,33 @@ V2 = "imagenetv2-matched-frequency-format-val"
 @cache
 def jpegs(side: int = 32) -> list[bytes]:
     """Twelve different photographs, `side` pixels square."""
-    found = []
-    for picture in pieces(12, seed=5):
-        file = io.BytesIO()
-        picture.resize((side, side), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
-        found.append(file.getvalue())
-    return found
+    return [_jpeg(picture.resize((side, side), Image.Resampling.BICUBIC)) for picture in pieces(12, seed=5)]
 
 
-def in_folders(top: str, folders: Iterable[str], ending: str = "jpg", each: int = 1, side: int = 32) -> Files:
-    photos = itertools.cycle(jpegs(side))
+@cache
+def photographs() -> list[bytes]:
+    """A photograph of many shapes for each of ImageNet's 1000 classes, all different, at most 64 pixels."""
+    found = pieces(1000, seed=6)
+    for picture in found:
+        picture.thumbnail((64, 64), Image.Resampling.BICUBIC)
+    return [_jpeg(picture) for picture in found]
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def label_of(folder: str) -> int:
+    return int(folder) if folder.isdigit() else imagenet_synsets().index(folder)
+
+
+def in_folders(top: str, folders: Iterable[str], ending: str = "jpg", each: int = 1) -> Files:
+    """<top><folder>/<file>, `each` times the class's photograph."""
     for folder in folders:
         for number in range(each):
-            yield f"{top}{folder}/{folder.rpartition('/')[2]}_{number}.{ending}", next(photos)
+            yield f"{top}{folder}/{folder}_{number}.{ending}", photographs()[label_of(folder)]
 
 
 def imagenet_r() -> Files:
@@ -56,15 +73,27 @@ def sketch() -> Files:
 
 
 def imagenet_c(*corruptions: str, top: str = "", severities: Iterable[int] = range(1, 6), side: int = 8) -> Files:
-    pairs = [f"{corruption}/{severity}" for corruption in corruptions for severity in severities]
-    return in_folders(top, (f"{pair}/{wnid}" for pair in pairs for wnid in imagenet_synsets()), "JPEG", side=side)
+    photos = jpegs(side)
+    for corruption, severity in itertools.product(corruptions, severities):
+        for label, wnid in enumerate(imagenet_synsets()):
+            name = f"ILSVRC2012_val_{label + 1:08d}.JPEG"
+            yield f"{top}{corruption}/{severity}/{wnid}/{name}", photos[label % len(photos)]
 
 
-def val_flat(n: int = 1000) -> Files:
-    return [
-        (f"ILSVRC2012_val_{i + 1:08d}.JPEG", photo)
-        for i, photo in zip(range(n), itertools.cycle(jpegs()), strict=False)
-    ]
+def val_flat() -> Files:
+    return [(f"ILSVRC2012_val_{i + 1:08d}.JPEG", photo) for i, photo in enumerate(photographs())]
+
+
+def val(shift: int = 0) -> Files:
+    """A picture per class, numbered like one of ImageNet's whose ReaL label is this class; shift: added to the number."""
+    lists = json.loads(importlib.resources.files("timm.data").joinpath("_info/imagenet_real_labels.json").read_text())
+    number: dict[int, int] = {}
+    for i, labels in enumerate(lists):
+        if len(labels) == 1:
+            number.setdefault(labels[0], i + 1)
+    for label, wnid in enumerate(imagenet_synsets()):
+        at = number.get(label, 50_000 - label) + shift
+        yield f"val/{wnid}/ILSVRC2012_val_{at:08d}.JPEG", photographs()[label]
 
 
 def write_tar(path: Path, files: Files, mode: str = "w") -> Path:
@@ -84,10 +113,16 @@ def write_zip(path: Path, files: Files) -> Path:
 
 
 def write_folder(root: Path, files: Files) -> Path:
+    """Equal pictures are one file with several names: do not write into them, replace them."""
+    written: dict[bytes, Path] = {}
     for name, data in files:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        if data in written:
+            os.link(written[data], path)
+        else:
+            path.write_bytes(data)
+            written[data] = path
     return root
 
 
@@ -110,3 +145,8 @@ def write_devkit(path: Path, classes: list[int]) -> str:
 def tree(root: Path) -> dict[str, bytes]:
     """Relative path -> bytes of every file below, hidden ones too."""
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def pixels(jpeg: bytes) -> np.ndarray:
+    """uint8 (H, W, 3)."""
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
