@@ -69,7 +69,9 @@ class EvalConfig:
     """What evaluate.py runs."""
 
     weights: str | None = None
-    """a run folder, a file in its checkpoints/ (either may end in @raw or @ema), or timm:<name>"""
+    """a run folder or a file in its checkpoints/ (either may end in @raw or @ema), a weights file, or timm:<name>"""
+    model: str | None = None
+    """the network of a weights file: a name of timm or of configs/model; null where weights say it"""
     checkpoint: str = "last.pt"
     """file in a run folder's checkpoints/: last.pt, best.pt, step_N.pt"""
     which: Which = Which.auto
@@ -78,6 +80,10 @@ class EvalConfig:
     """images per rank and batch"""
     workers: int | None = None
     precision: Precision = Precision.fp32
+    compile: bool | None = None
+    """torch.compile the model, once for all sets; None: on CUDA only"""
+    flip_tta: bool = False
+    """mean of the logits of a picture and of its mirror image; its rows say so"""
     force: bool = False
     """evaluate again what results.jsonl already holds"""
     strict: bool = False
@@ -113,7 +119,9 @@ def load_evaluation(cfg: DictConfig) -> EvalConfig:
     if config.workers is not None and config.workers < 0:
         problems.append(f"workers={config.workers}: must be at least 0, or null for this rank's share of the cores")
     if config.weights is None:
-        problems.append("weights: missing; give weights=<run folder | file in its checkpoints/ | timm:name>")
+        problems.append(
+            "weights: missing; give weights=<run folder | file in its checkpoints/ | weights file | timm:name>"
+        )
     if not config.evalsets:
         problems.append("evalset: missing; give evalset=<name> or evalset=[a,b], the files of configs/evalset/")
     if problems:

@@ -49,7 +49,8 @@ def test_every_data_set_composes_and_a_missing_root_is_named(_, name, tmp_path):
 def test_every_eval_set_composes_and_loads(_, name, fashion_root):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("evaluate", ["weights=somewhere", f"evalset=[{name}]", f"paths.fashion_mnist={fashion_root}"])
-    assert name in load_evaluation(cfg).evalsets
+    sets = load_evaluation(cfg).evalsets
+    assert len(sets) > 10 if name == "all" else list(sets) == [name]
 
 
 @pytest.mark.parametrize("name", ["limit", "overfit", "profile"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import atexit
 import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -44,18 +44,8 @@ class FolderLoader:
         self.num_classes = len(source.classes)
         self.batches_per_epoch = len(plan)
         self._schedule = _Schedule(plan)
-        self._loader = DataLoader(
-            _Pictures(source, augment, plan),
-            batch_sampler=self._schedule,
-            collate_fn=_as_tensors,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_ignore_signals,
-            generator=torch.Generator(),  # each epoch draws a seed for its workers; not from the training's numbers
-        )
+        self._loader = open_workers(_Pictures(source, augment, plan), self._schedule, _as_tensors, workers)
         self._running = False
-        _open.add(self._loader)
 
     def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See gsam.data.Loader. Only one epoch at a time: the worker processes are shared."""
@@ -66,18 +56,7 @@ class FolderLoader:
         self._running = True
         self._schedule.start(epoch, skip)
         try:
-            yield from self._loader
-        except ValueError as error:  # from a worker it comes with the worker's traceback as text
-            raise ValueError(str(error).rpartition("ValueError: ")[2].strip()) from None
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            # Else torch's signal handler raises again for each worker that ends, in the middle of anything.
-            _end_workers_of(self._loader)
-            raise RuntimeError(
-                f"a data worker process died ({error}); it was killed from outside or ran out of memory: "
-                "lower data.workers, or free memory"
-            ) from error
+            yield from read(self._loader)
         finally:
             self._running = False
 
@@ -153,6 +132,46 @@ def _as_tensors(batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
 
 
+def open_workers(dataset: Dataset, batch_sampler: Iterable, collate: Callable, workers: int) -> DataLoader:
+    """A DataLoader for `read`, whose processes start with the first batch and stay until `end_workers`."""
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batch_sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_ignore_signals,
+        generator=torch.Generator(),  # each epoch draws a seed for its workers; not from the training's numbers
+    )
+    _open.add(loader)
+    return loader
+
+
+def read(loader: DataLoader) -> Iterator:
+    """One epoch of batches. A worker's ValueError comes as if raised here; a dead worker is a RuntimeError that says so."""
+    try:
+        yield from loader
+    except ValueError as error:  # from a worker it comes with the worker's traceback as text
+        raise ValueError(str(error).rpartition("ValueError: ")[2].strip()) from None
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        # Else torch's signal handler raises again for each worker that ends, in the middle of anything.
+        end_workers(loader)
+        raise RuntimeError(
+            f"a data worker process died ({error}); it was killed from outside or ran out of memory: "
+            "lower data.workers (evaluate.py: workers), or free memory"
+        ) from error
+
+
+def end_workers(loader: DataLoader) -> None:
+    """End the loader's processes; the next epoch starts new ones."""
+    iterator, loader._iterator = loader._iterator, None
+    if iterator is not None:
+        iterator._shutdown_workers()
+
+
 def _ignore_signals(worker: int) -> None:
     # A scheduler signals the whole process group; the trainer needs its workers for the steps up to the last
     # checkpoint.
@@ -168,10 +187,4 @@ def _end_workers() -> None:
     # At exit multiprocessing ends its children with SIGTERM, which ours ignore, and waits for them: they must be gone
     # by then.
     for loader in list(_open):
-        _end_workers_of(loader)
-
-
-def _end_workers_of(loader: DataLoader) -> None:
-    iterator, loader._iterator = loader._iterator, None
-    if iterator is not None:
-        iterator._shutdown_workers()
+        end_workers(loader)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+IMAGENET = "ImageNet's 1000 (timm's imagenet_synsets.txt)"
 
 
 class Source(Protocol):
@@ -35,16 +36,20 @@ class Source(Protocol):
 
 
 class ImageFolder:
-    """<root>/<split>/<class>/<picture>; the label is the position of the class among the sorted folder names."""
+    """<root>/<split>/<class>/<picture>; the label is the position of the class among the sorted folder names.
+
+    labels: folder name -> label, where that is not so; the pictures come in its order.
+    """
 
     in_memory = False
 
-    def __init__(self, root: str, split: str, classes: tuple[str, ...]) -> None:
+    def __init__(self, root: str, split: str, classes: tuple[str, ...], labels: dict[str, int] | None = None) -> None:
         self.folder = os.path.join(root, split)
         self.classes = classes
+        self._folders = tuple(labels or classes)
         names: list[bytes] = []
         counts = []
-        for name in classes:
+        for name in self._folders:
             found = _pictures(os.path.join(self.folder, name))
             if not found:
                 raise ValueError(
@@ -56,7 +61,8 @@ class ImageFolder:
         # One fixed-width array: a million str objects would be copied into every worker, page by page, as they are
         # counted.
         self.names = np.array(names)
-        self.labels = np.repeat(np.arange(len(classes)), counts)
+        self._folder = np.repeat(np.arange(len(counts)), counts)
+        self.labels = np.fromiter(labels.values(), np.int64)[self._folder] if labels else self._folder
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,7 +71,7 @@ class ImageFolder:
         return read_rgb(self.describe(index)), int(self.labels[index])
 
     def describe(self, index: int) -> str:
-        return os.path.join(self.folder, self.classes[self.labels[index]], os.fsdecode(self.names[index]))
+        return os.path.join(self.folder, self._folders[self._folder[index]], os.fsdecode(self.names[index]))
 
 
 def imagefolder(root: str, split: str) -> ImageFolder:
@@ -80,7 +86,8 @@ def imagefolder_classes(root: str, split: str) -> tuple[str, ...]:
     classes = _class_folders(root, split)
     other = os.path.join(root, "val" if split == "train" else "train")
     if os.path.isdir(other):
-        _same_classes(root, split, classes, _class_folders(root, os.path.basename(other)), f"those of {other}")
+        same_classes(f"data.root={root}", os.path.join(root, split), classes,
+                     _class_folders(root, os.path.basename(other)), f"those of {other}")  # fmt: skip
     return tuple(classes)
 
 
@@ -94,7 +101,7 @@ def imagenet_classes(root: str, split: str) -> tuple[str, ...]:
     ImageNet model.
     """
     classes = _class_folders(root, split)
-    _same_classes(root, split, classes, imagenet_synsets(), "ImageNet's 1000 (timm's imagenet_synsets.txt)")
+    same_classes(f"data.root={root}", os.path.join(root, split), classes, imagenet_synsets(), IMAGENET)
     return tuple(classes)
 
 
@@ -130,7 +137,8 @@ def _class_folders(root: str, split: str) -> list[str]:
     return classes
 
 
-def _same_classes(root: str, split: str, found: list[str], wanted: list[str], whose: str) -> None:
+def same_classes(at: str, folder: str, found: list[str], wanted: list[str], whose: str) -> None:
+    """Raises ValueError, which begins with `at`, unless the class folders `found` in `folder` are the `wanted` ones."""
     extra, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
     if extra or missing:
         listed = [
@@ -139,7 +147,7 @@ def _same_classes(root: str, split: str, found: list[str], wanted: list[str], wh
             if names
         ]
         raise ValueError(
-            f"data.root={root}: the class folders of {os.path.join(root, split)} are not {whose}: {'; '.join(listed)}; "
+            f"{at}: the class folders of {folder} are not {whose}: {'; '.join(listed)}; "
             "remove or add these folders, labels would be shifted"
         )
 

@@ -1,163 +1,160 @@
 """evaluate.py's work: one model, any number of sets, one row per set and corruption in results.jsonl."""
 
+from __future__ import annotations
+
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from gsam.config import Config, ConfigError, EvalConfig, Which, as_dict, read_saved
-from gsam.data import AugmentConfig, Backend, DataConfig, num_classes
-from gsam.eval import evalsets, evaluate
-from gsam.models import build_model, split_ending
-from gsam.runtime import Runtime, environment
-from gsam.train import checkpoint
+from gsam.config import ConfigError, EvalConfig, as_dict
+from gsam.eval import evalsets
+from gsam.eval.evalsets import EvalSet, Pass
+from gsam.eval.metrics import wilson_interval
+from gsam.eval.runner import score
+from gsam.eval.scoring import Scored
+from gsam.eval.subject import Subject, load_subject
+from gsam.report import predictions
+from gsam.report.card import write_card
+from gsam.runtime import Runtime, SharedError
 from gsam.train.progress import Progress
-from gsam.train.stepper import grad_evals
 
 # A row answers a question when all of these agree; `settings` is a hash of the set's own.
-KEY = ("evalset", "corruption", "severity", "weights", "checkpoint", "step", "precision", "settings")
+KEY = ("evalset", "corruption", "severity", "origin", "weights", "weights_hash", "checkpoint", "step", "precision",
+       "flip_tta", "settings")  # fmt: skip
+NOT_PICTURES = ("root", "corruptions", "severities", "expect_n")  # a root may move; the others are in no single row
+PACKAGES = {"torch": ("torch",), "timm": ("timm",), "numpy": ("numpy",), "pillow": ("pillow",),
+            "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless",
+                       "opencv-contrib-python")}  # fmt: skip
+
+Row = dict[str, Any]
 
 
-@dataclass
-class Subject:
-    """The model to evaluate: its weights on the device, its evaluation transform, and what its rows say of it."""
+def run(config: EvalConfig, runtime: Runtime) -> list[Row]:
+    """Evaluate what results.jsonl does not hold yet, one pass over the pictures for all sets that share them; append a pass's
+    rows when it is done, so that a killed evaluation goes on after it; print and return all rows of the call.
 
-    model: nn.Module
-    augment: AugmentConfig
-    num_classes: int
-    channels_last: bool
-    out: Path
-    facts: dict[str, Any]
-
-
-def run(config: EvalConfig, runtime: Runtime) -> list[dict[str, Any]]:
-    """Evaluate what results.jsonl does not hold yet; append each row when it is done; print and return all rows of the call.
-
-    A set whose root is not there gives a row with "not_run", or with strict=true an error. Raises ConfigError for what is wrong
-    with the sets, ValueError for weights that cannot be used.
+    A set whose root is not there gives a row with "not_run", or with strict=true an error. Raises ConfigError for what is
+    wrong with the sets, ValueError for weights that cannot be used and sets that the model does not fit.
     """
-    missing = _missing_sets(config)
+    missing, problems = runtime.broadcast(_checked(config) if runtime.is_main else None)
+    if problems:
+        raise ConfigError(problems)
+    sets = {name: evalset for name, evalset in config.evalsets.items() if name not in missing}
     subject = load_subject(config, runtime)
+    _fit(subject, sets)
     path = subject.out / "results.jsonl"
-    known = {} if config.force else {_key(row): row for row in _read(path)}
+    known = {_key(row): row for row in _read(path)} if runtime.is_main and not config.force else {}
     known = runtime.broadcast(known)
-    plan = [(name, s, row) for name, s in config.evalsets.items() if name not in missing for row in evalsets.rows(s)]
-    progress = Progress("evaluate", len(plan), active=runtime.is_main, every_s=0)
-    rows = []
-    for done, (name, evalset, (corruption, severity)) in enumerate(plan):
-        row = {"kind": "result", "evalset": name, "corruption": corruption, "severity": severity, **subject.facts}
-        row |= {"precision": config.precision.name, "settings": _settings(evalset)}
-        if _key(row) in known:
-            rows.append(known[_key(row)])
-        else:
-            row |= _measure(config, subject, evalset, corruption, severity, runtime)
-            rows.append(row)
-            if runtime.is_main:
-                _append(path, row)
-        label = name if corruption is None else f"{name} {corruption} {severity}"
-        progress.update(done + 1, f"{label}: top-1 {rows[-1]['top1']:.2%}")
-    progress.close()
+
+    asked, plan = _questions(config, subject, sets), []
+    for one in evalsets.passes(sets):
+        rows = {name: asked[name, one.corruption, one.severity] for name in one.names}
+        new = {name: row for name, row in rows.items() if _key(row) not in known}
+        plan += [(one, new)] if new else []
+    answered = _Evaluation(config, runtime, subject, sets, path).run(plan)
+    rows = [known.get(_key(row)) or answered[_key(row)] for row in asked.values()]
     if runtime.is_main:
-        _print(rows, missing, path)
+        print(f"{write_card(subject.out, rows, missing)}\nresults: {path}", flush=True)
     return rows + [{"kind": "result", "evalset": name, "not_run": why} for name, why in missing.items()]
 
 
-def load_subject(config: EvalConfig, runtime: Runtime) -> Subject:
-    """The model behind weights=…, on the device and in eval mode."""
-    weights = str(config.weights)
-    env = environment(runtime.device)
-    facts = {"device": env["device"], "torch": env["versions"]["torch"], "git_hash": env["git_hash"]}
-    if weights.startswith("timm:"):
-        return _timm_subject(config, weights.removeprefix("timm:"), runtime, facts)
-    path, ending = split_ending(weights)
-    which = Which[ending] if ending else config.which
-    folder = path if path.is_dir() else path.parent.parent
-    if not (folder / "config.yaml").exists():
-        raise ValueError(
-            f"weights={weights}: give a run folder (it has config.yaml), a file in its checkpoints/, or timm:<name>; a bare "
-            "weights file does not say which network it belongs to"
-        )
-    file = folder / "checkpoints" / config.checkpoint if path.is_dir() else path
-    if not file.exists():
-        raise ValueError(f"weights={weights}: {file} does not exist; train first, or choose another checkpoint=")
-    state = checkpoint.read(file)
-    if which is Which.auto:
-        which = Which.raw if state["ema"] is None else Which.ema
-    if which is Which.ema and state["ema"] is None:
-        raise ValueError(f"weights={weights}: {file} holds no moving average (trained with ema.decay=0); use which=raw")
-    saved = read_saved(folder / "config.yaml")
-    model = build_model(
-        replace(saved.model, init=None),
-        num_classes=state["num_classes"],
-        image_size=saved.augment.size,
-        seed=saved.train.seed,
-    )
-    model.load_state_dict(state["model" if which is Which.raw else "ema"])
-    facts = _run_facts(saved, json.loads((folder / "meta.json").read_text()), state) | facts
-    facts |= {"weights": which.name, "checkpoint": file.name}
-    layout = torch.channels_last if saved.train.channels_last else torch.contiguous_format
-    model = model.to(runtime.device, memory_format=layout).eval()
-    out = Path(config.out or folder)
-    return Subject(model, saved.augment, state["num_classes"], saved.train.channels_last, out, facts)
+@dataclass
+class _Evaluation:
+    config: EvalConfig
+    runtime: Runtime
+    subject: Subject
+    sets: dict[str, EvalSet]
+    path: Path
+
+    def run(self, plan: list[tuple[Pass, dict[str, Row]]]) -> dict[tuple, Row]:
+        """The rows of the plan's passes, by key. Each pass is a pass and the rows it shall complete, by set."""
+        compiled = self.runtime.device.type == "cuda" if self.config.compile is None else self.config.compile
+        if compiled and plan:
+            self.subject.model = torch.compile(self.subject.model, dynamic=False)
+        sizes = [evalsets.size(one.evalset) for one, _ in plan]
+        progress = Progress("evaluate", sum(sizes), active=self.runtime.is_main)
+        done, answered = 0, {}
+        try:
+            for (one, rows), size in zip(plan, sizes, strict=True):
+                label = " ".join(str(word) for word in (*rows, one.corruption, one.severity) if word is not None)
+
+                def on_batch(mine: int, done: int = done, size: int = size, label: str = label) -> None:
+                    progress.update(done + min(size, mine * self.runtime.world), label)
+
+                self._pass(one, rows, self.config.batch_size if compiled else None, on_batch)
+                done += size
+                for row in rows.values():
+                    answered[_key(row)] = row
+                    progress.note(_line(row))
+        finally:
+            progress.close()
+        return answered
+
+    def _pass(self, one: Pass, rows: dict[str, Row], pad_to: int | None, on_batch: Callable[[int], None]) -> None:
+        """Complete `rows`, and put them into results.jsonl."""
+        config, subject, runtime = self.config, self.subject, self.runtime
+        source = evalsets.open_pictures(one.evalset, one.corruption, one.severity)
+        loader = evalsets.build(
+            one.evalset, subject.preprocess, one.corruption, one.severity, batch_size=config.batch_size,
+            rank=runtime.rank, world=runtime.world, workers=config.workers, source=source,
+        )  # fmt: skip
+        scored = score(
+            subject.model, loader, {name: evalsets.scoring(self.sets[name], source) for name in rows},
+            device=runtime.device, autocast=lambda: runtime.autocast(config.precision),
+            mean=subject.preprocess.mean, std=subject.preprocess.std, channels_last=subject.channels_last,
+            flip_tta=config.flip_tta, pad_to=pad_to, on_batch=on_batch,
+        )  # fmt: skip
+        prepare = evalsets.prepare(one.evalset, subject.preprocess, one.corruption, one.severity)
+        same = {
+            "backend": "folder",
+            "versions": _versions(),
+            "pictures": evalsets.pictures_hash(one.evalset, source, one.corruption, one.severity),
+            "corruption_preset": prepare.preset(source[0][0]),
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        for name, row in rows.items():
+            row |= _measured(scored[name]) | same
+            tta = "; mean logits with the mirror image" if config.flip_tta else ""
+            scoring = evalsets.scoring_text(self.sets[name], subject.num_classes)
+            row["protocol"] = f"{prepare.text()}; {scoring}{tta}"
+            row["predictions"] = f"predictions/{predictions.file_name(row)}"
+        runtime.on_main(lambda: self._store(rows, scored))
+
+    def _store(self, rows: dict[str, Row], scored: dict[str, Scored]) -> None:
+        for name, row in rows.items():
+            predictions.save(
+                self.path.parent / row["predictions"], **scored[name].predictions, pictures=row["pictures"]
+            )
+        _append(self.path, list(rows.values()))
 
 
-def _run_facts(saved: Config, meta: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "experiment": meta["experiment"], "config_hash": meta["config_hash"], "optimizer": saved.optimizer.name,
-        "model": saved.model.name, "seed": saved.train.seed, "step": state["step"],
-        "grad_evals": grad_evals(saved, state["step"]),
-    }  # fmt: skip
+def _questions(config: EvalConfig, subject: Subject, sets: dict[str, EvalSet]) -> dict[tuple, Row]:
+    """A row for everything that is to be known, without the answers, by (set, corruption, severity)."""
+    found = {}
+    for name, evalset in sets.items():
+        same = {**subject.facts, "origin": evalsets.origin(evalset), "precision": config.precision.name,
+                "flip_tta": config.flip_tta, "settings": _settings(evalset)}  # fmt: skip
+        for corruption, severity in evalsets.rows(evalset):
+            row = {"kind": "result", "evalset": name, "corruption": corruption, "severity": severity, **same}
+            found[name, corruption, severity] = row
+    return found
 
 
-def _timm_subject(config: EvalConfig, name: str, runtime: Runtime, facts: dict[str, Any]) -> Subject:
-    """A pretrained timm model at its published size, crop, mean and std. The resize filter is bilinear for all models, also
-    for those published with bicubic."""
-    import timm
-    from timm.data import resolve_data_config
-
-    try:
-        model = timm.create_model(name, pretrained=True)
-    except RuntimeError as error:  # unknown name, or no weights for it
-        raise ValueError(f"weights=timm:{name}: {error}") from error
-    published = resolve_data_config({}, model=model)
-    size = published["input_size"][-1]
-    augment = AugmentConfig(
-        size=size,
-        mean=list(published["mean"]),
-        std=list(published["std"]),
-        eval_resize=int(size / published["crop_pct"]),
-    )
-    facts |= {"model": name, "weights": "raw", "checkpoint": f"timm:{name}", "step": None, "optimizer": None}
-    out = Path(config.out or Path("runs") / "eval" / name)
-    return Subject(model.to(runtime.device).eval(), augment, model.num_classes, False, out, facts)
+def _measured(scored: Scored) -> Row:
+    metrics = scored.metrics
+    low, high = wilson_interval(metrics.top1, metrics.n)
+    return {**vars(metrics), "top1_low": low, "top1_high": high}
 
 
-def _measure(config: EvalConfig, subject: Subject, evalset: evalsets.EvalSet, corruption: str | None, severity: int | None,
-             runtime: Runtime) -> dict[str, Any]:  # fmt: skip
-    classes = num_classes(DataConfig(evalset.source, Backend.folder, evalset.root))
-    if classes != subject.num_classes:
-        raise ValueError(
-            f"the model has {subject.num_classes} classes, {evalset.source} at {evalset.root} has {classes}: choose an evalset "
-            "of the data it was trained on"
-        )
-    loader = evalsets.build(
-        evalset, subject.augment, corruption, severity, config.batch_size, runtime.rank, runtime.world, config.workers
-    )
-    metrics = evaluate(
-        subject.model, loader, device=runtime.device, autocast=lambda: runtime.autocast(config.precision),
-        mean=subject.augment.mean, std=subject.augment.std, channels_last=subject.channels_last,
-    )  # fmt: skip
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return {**vars(metrics), "corruption_preset": getattr(loader, "preset", None), "time": now}
-
-
-def _missing_sets(config: EvalConfig) -> dict[str, str]:
-    """Sets whose root does not exist, with the reason; every other problem, of all sets, is one ConfigError."""
+def _checked(config: EvalConfig) -> tuple[dict[str, str], list[str]]:
+    """Sets whose root does not exist, with the reason; and every other problem, of all sets."""
     missing, problems = {}, []
     for name, evalset in config.evalsets.items():
         found = list(evalsets.check(name, evalset))
@@ -166,22 +163,45 @@ def _missing_sets(config: EvalConfig) -> dict[str, str]:
             problems += found[:-1]
         else:
             problems += found
-    if problems:
-        raise ConfigError(problems)
-    return missing
+    return missing, problems
 
 
-def _settings(evalset: evalsets.EvalSet) -> str:
-    """8 hex digits of what decides the set's pictures; not its root, which may move."""
-    plain = {k: v for k, v in as_dict(evalset).items() if k not in ("root", "corruptions", "severities")}
+def _fit(subject: Subject, sets: dict[str, EvalSet]) -> None:
+    """Raises SharedError if a set has other classes than the model."""
+    wrong: dict[int, list[str]] = {}
+    for name, evalset in sets.items():
+        wrong.setdefault(evalsets.num_classes(evalset), []).append(name)
+    wrong.pop(subject.num_classes, None)
+    if wrong:
+        listed = "; ".join(f"{', '.join(names)}: {classes} classes" for classes, names in wrong.items())
+        raise SharedError(
+            f"the model has {subject.num_classes} classes, which does not fit {listed}. Choose an evalset of the data that it "
+            "was trained on"
+        )
+
+
+def _settings(evalset: EvalSet) -> str:
+    """8 hex digits of what decides the set's pictures and what is right."""
+    plain = {k: v for k, v in as_dict(evalset).items() if k not in NOT_PICTURES}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _key(row: dict[str, Any]) -> tuple:
+def _versions() -> dict[str, str | None]:
+    return {name: next(filter(None, map(_version, names)), None) for name, names in PACKAGES.items()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _key(row: Row) -> tuple:
     return tuple(row.get(k) for k in KEY)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path) -> list[Row]:
     """Rows of results.jsonl; a last line cut off by a crash is left out."""
     if not path.exists():
         return []
@@ -194,32 +214,13 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
+def _append(path: Path, rows: list[Row]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
     with open(path, "a") as f:
-        f.write("\n" * torn + json.dumps(row) + "\n")
+        f.write("\n" * torn + "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _print(rows: list[dict[str, Any]], missing: dict[str, str], path: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=str(path.parent))
-    for name in ("set", "corruption", "severity", "n", "top-1 %", "top-5 %", "NLL", "ECE %"):
-        table.add_column(name, no_wrap=True, justify="left" if name in ("set", "corruption") else "right")
-    for row in rows:
-        numbers = [
-            f"{100 * row['top1']:.2f}",
-            f"{100 * row['top5']:.2f}",
-            f"{row['nll']:.3f}",
-            f"{100 * row['ece']:.2f}",
-        ]
-        table.add_row(row["evalset"], row["corruption"] or "-", str(row["severity"] or "-"), str(row["n"]), *numbers)
-    for name in missing:
-        table.add_row(name, "-", "-", "not run", "", "", "", "")
-    terminal = Console()
-    Console(width=max(terminal.width, 100)).print(table)
-    for name, why in missing.items():
-        print(f"not run: {name}: {why}")
-    print(f"results: {path}", flush=True)
+def _line(row: Row) -> str:
+    name = " ".join(str(row[key]) for key in ("evalset", "corruption", "severity") if row[key] is not None)
+    return f"{name}: top-1 {row['top1']:.2%} of {row['n']:,}"

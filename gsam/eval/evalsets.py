@@ -1,88 +1,93 @@
-"""Evaluation sets: which pictures, which corruptions of them, and the loaders for both."""
+"""Evaluation sets: which pictures, which corruptions of them, which labels count, and what is read in one pass."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
-from gsam.data import SOURCES, SPLITS, AugmentConfig, Backend, DataConfig, Loader, build_loader, open_source, subset
+from gsam.data import Backend, DataConfig, open_source, subset
+from gsam.data import num_classes as classes_of_source
 from gsam.data.checks import workers_of
-from gsam.data.folder import eval_pixels
+from gsam.data.sources import Source
 
-from .corrupted import CorruptedLoader
-from .corruptions import SEVERITIES, unknown_corruption
+from . import layouts
+from .pictures import Clean, Copy, PictureLoader
+from .preprocess import Preprocess
+from .scoring import Scoring
 
-CANVAS = 224  # pixels of the pictures of ImageNet-C
+GENERATED = "generated.json"  # scripts/make_imagenet_c.py leaves it beside its corruptions
 
 
 @dataclass
 class EvalSet:
-    """Schema of configs/evalset/*.yaml. Without corruptions: the clean split; with them: its corrupted copies."""
+    """Schema of configs/evalset/*.yaml. Without corruptions: clean pictures; with them: corrupted copies."""
 
+    layout: str = "split"
+    """split (source and split) | wnid (<root>/<wnid>/*) | index (<root>/<0..999>/*) | corrupted (<root>/<corruption>/
+    <severity>/<class>/*, stored copies; with `split` copies are made while they are read)"""
     source: str = "imagenet"
-    """key of gsam.data.SOURCES"""
+    """key of gsam.data.SOURCES; whose classes the labels are"""
     root: str = ""
-    """the source's folder, as data.root"""
+    """folder of the set; with layout split the source's folder, as data.root"""
     split: str = "val"
     """train | val (for Fashion-MNIST val is its test set)"""
+    labels: str = "folder"
+    """folder: the class of the picture's folder | real: ImageNet-ReaL's sets of labels, joined by file number; pictures
+    with none are not scored"""
+    classes: str | None = None
+    """imagenet_r | imagenet_a: only pictures of these 200 classes are scored; null: all"""
+    argmax: str = "all"
+    """the logits that compete: all | classes (those of `classes` only)"""
+    expect_n: int | None = None
+    """pictures of the complete set (of one corruption and severity); another number is refused; null: any"""
     limit: int | None = None
-    """pictures used, the first of one fixed random order, as data.limit_eval; None: all"""
+    """pictures used, the first of one fixed random order, as data.limit_eval; null: all"""
     corruptions: list[str] = field(default_factory=list)
-    """keys of gsam.eval.corruptions.CORRUPTIONS; empty: clean pictures"""
+    """keys of gsam.eval.corruptions.CORRUPTIONS, or the folders of layout corrupted; empty: clean pictures"""
     severities: list[int] = field(default_factory=list)
     """of each corruption, 1 (weak) to 5 (strong)"""
     canvas: int | None = None
-    """cut this central square (pixels) out of the picture before corrupting it, 224 for ImageNet-C; None: as it is"""
+    """side (pixels) of the central square that is corrupted, or of the stored copies: 224 for ImageNet-C; null: the
+    whole picture"""
     grey: bool = False
     """the pictures are grey ones stored as RGB: average the channels of the corrupted copy"""
     seed: int = 0
     """of the corruptions' random numbers"""
 
-
-def check(name: str, evalset: EvalSet) -> Iterator[str]:
-    """Every problem of `evalsets.<name>`, each as key, value, rule and way out. Lists the folder, reads no picture."""
-    at = f"evalsets.{name}"
-    for corruption in evalset.corruptions:
-        if problem := unknown_corruption(corruption):
-            yield f"{at}.corruptions: {problem}"
-    for severity in evalset.severities:
-        if severity not in SEVERITIES:
-            yield f"{at}.severities={list(evalset.severities)}: {severity} is not one of 1, 2, 3, 4, 5"
-    for key in ("corruptions", "severities"):
-        values = list(getattr(evalset, key))
-        if len(set(values)) != len(values):
-            yield f"{at}.{key}={values} names one twice; name each once"
-    if bool(evalset.corruptions) != bool(evalset.severities):
-        yield (
-            f"{at}: corruptions={list(evalset.corruptions)} with severities={list(evalset.severities)}; "
-            "give both, for example [gaussian_noise] and [3], or neither for the clean pictures"
-        )
-    if evalset.canvas is not None and evalset.canvas < 1:
-        yield f"{at}.canvas={evalset.canvas} must be at least 1 pixel; use null for the picture as it is"
-    if evalset.source == "imagenet" and evalset.corruptions and evalset.canvas is None:
-        yield f"{at}.canvas is null, but ImageNet-C corrupts a central square of {CANVAS} pixels; set canvas: {CANVAS}"
-    if evalset.seed < 0:
-        yield f"{at}.seed={evalset.seed} must not be negative"
-    yield from _source_problems(at, evalset)
+    @property
+    def made_here(self) -> bool:
+        """Copies are computed while they are read."""
+        return bool(self.corruptions) and self.layout == "split"
 
 
-def _source_problems(at: str, evalset: EvalSet) -> Iterator[str]:
-    if evalset.source not in SOURCES:
-        yield f"{at}.source={evalset.source} is unknown; choose one of {', '.join(SOURCES)}"
-        return
-    if evalset.split not in SPLITS:
-        yield f"{at}.split={evalset.split} is not one of {', '.join(SPLITS)}"
-        return
-    try:
-        available = len(open_source(evalset.source, evalset.root, evalset.split))
-    except ValueError as error:
-        yield f"{at}: {str(error).replace('data.root', f'{at}.root')}"
-        return
-    if evalset.limit is not None and not 1 <= evalset.limit <= available:
-        yield f"{at}.limit={evalset.limit} is outside 1 to {available}, the size of the split; use null for all of it"
+@dataclass(frozen=True)
+class Pass:
+    """One reading of some pictures, for all sets that want them."""
+
+    evalset: EvalSet
+    """one of the sets; they differ only in what is scored"""
+    corruption: str | None
+    severity: int | None
+    names: tuple[str, ...]
+
+
+def passes(evalsets: dict[str, EvalSet]) -> list[Pass]:
+    """What is to be read, in the order of the sets; sets of the same pictures share a pass."""
+    found: dict[tuple, Pass] = {}
+    for name, evalset in evalsets.items():
+        for corruption, severity in rows(evalset):
+            made = (evalset.canvas, evalset.grey, evalset.seed) if evalset.corruptions else ()
+            folders = evalset.classes if evalset.layout == "wnid" else None
+            where = (evalset.layout, evalset.source, evalset.root, evalset.split, folders, evalset.limit)
+            key = (*where, *made, corruption, severity)
+            first = found.get(key, Pass(evalset, corruption, severity, ()))
+            found[key] = Pass(first.evalset, corruption, severity, (*first.names, name))
+    return list(found.values())
 
 
 def rows(evalset: EvalSet) -> list[tuple[str | None, int | None]]:
@@ -90,49 +95,112 @@ def rows(evalset: EvalSet) -> list[tuple[str | None, int | None]]:
     return [(c, s) for c in evalset.corruptions for s in evalset.severities] or [(None, None)]
 
 
+def origin(evalset: EvalSet) -> str | None:
+    """Of corrupted copies: "official" for stored ones as published, "generated" for this project's; clean sets: None."""
+    if not evalset.corruptions:
+        return None
+    own = evalset.made_here or os.path.exists(os.path.join(evalset.root, GENERATED))
+    return "generated" if own else "official"
+
+
+def num_classes(evalset: EvalSet) -> int:
+    """Of the labels. Raises ValueError when it must be counted and the pictures are not there."""
+    if evalset.layout == "split":
+        return classes_of_source(DataConfig(evalset.source, Backend.folder, evalset.root))
+    return 1000 if evalset.source == "imagenet" else len(open_pictures(evalset, *rows(evalset)[0]).classes)
+
+
+def open_pictures(evalset: EvalSet, corruption: str | None = None, severity: int | None = None) -> Source:
+    """The pictures on disk; for stored copies those of one corruption and severity.
+
+    Raises ValueError, with the key and the way out, for missing folders and other classes than the set has.
+    """
+    if evalset.layout == "wnid":
+        return layouts.wnid_folders(evalset.root, evalset.classes)
+    if evalset.layout == "index":
+        return layouts.index_folders(evalset.root)
+    if evalset.layout == "corrupted":
+        return layouts.corrupted_folders(evalset.root, corruption, severity, evalset.source == "imagenet")
+    return open_source(evalset.source, evalset.root, evalset.split)
+
+
+def size(evalset: EvalSet) -> int:
+    """Pictures of one pass, for the time that is left; a set that has passed `check` is not listed again for it."""
+    return evalset.limit or evalset.expect_n or len(open_pictures(evalset, *rows(evalset)[0]))
+
+
+def prepare(evalset: EvalSet, preprocess: Preprocess, corruption: str | None, severity: int | None) -> Clean | Copy:
+    """What happens to each picture of one of `rows(evalset)` on its way to a model with this transform."""
+    if corruption is None:
+        return Clean(preprocess)
+    if not evalset.made_here:
+        return Copy(preprocess, evalset.canvas)
+    return Copy(preprocess, evalset.canvas, corruption, severity, evalset.seed, evalset.grey)
+
+
 def build(
     evalset: EvalSet,
-    augment: AugmentConfig,
-    corruption: str | None,
-    severity: int | None,
+    preprocess: Preprocess,
+    corruption: str | None = None,
+    severity: int | None = None,
+    *,
     batch_size: int,
     rank: int = 0,
     world: int = 1,
     workers: int | None = None,
-) -> Loader:
+    source: Source | None = None,
+) -> PictureLoader:
     """The loader of one of `rows(evalset)` for one rank; batch_size is per rank; pictures rank, rank + world, ...
 
-    Clean pictures come from the folder backend. A corrupted copy gets the evaluation transform of `augment` unless it
-    is augment.size square already; with a canvas it is then only resized, since it has been cropped.
-    workers: processes; None = none for pictures held in memory, else this rank's share of the cores.
-    Raises ValueError for what `check` reports.
+    workers: processes; None = none for pictures held in memory, else this rank's share of the cores. source: what
+    `open_pictures` gave, where it is at hand. Raises ValueError for what `check` reports.
     """
-    data = DataConfig(evalset.source, Backend.folder, evalset.root, workers=workers, limit_eval=evalset.limit)
-    if corruption is None:
-        return build_loader(
-            data, augment, evalset.split, batch_size=batch_size, rank=rank, world=world, seed=0, train=False
-        )
-    source = open_source(evalset.source, evalset.root, evalset.split)
-    if evalset.canvas is not None:
-        augment = replace(augment, eval_resize=augment.size)
-    return CorruptedLoader(
+    source = source or open_pictures(evalset, corruption, severity)
+    own = 0 if workers is None and source.in_memory else workers_of(DataConfig(workers=workers))
+    return PictureLoader(
         source,
-        corruption,
-        severity,
-        transform=partial(fit, augment=augment),
-        batch_size=batch_size,
-        seed=evalset.seed,
+        prepare(evalset, preprocess, corruption, severity),
         indices=subset(len(source), evalset.limit),
-        canvas=evalset.canvas,
-        grey=evalset.grey,
+        batch_size=batch_size,
         rank=rank,
         world=world,
-        workers=0 if workers is None and source.in_memory else workers_of(data),
+        workers=own,
     )
 
 
-def fit(image: np.ndarray, augment: AugmentConfig) -> np.ndarray:
-    """The evaluation transform, or the picture itself if it has the wanted size: uint8 (H, W, 3) -> (size, size, 3)."""
-    if image.shape[:2] == (augment.size, augment.size):
-        return image
-    return eval_pixels(image, augment)
+def pictures_hash(evalset: EvalSet, source: Source, corruption: str | None, severity: int | None) -> str:
+    """8 hex digits of the pictures in use: their classes and names in order, and how their copies are made."""
+    facts = [origin(evalset), corruption, severity]
+    facts += [evalset.canvas, evalset.grey, evalset.seed] if evalset.made_here else []
+    digest = hashlib.sha256(repr(facts).encode())
+    for index in subset(len(source), evalset.limit).tolist():
+        digest.update(f"{source.labels[index]} {os.path.basename(source.describe(index))}\n".encode())
+    return digest.hexdigest()[:8]
+
+
+def scoring(evalset: EvalSet, source: Source) -> Scoring:
+    """Which label counts for which picture of the source, and which logits compete."""
+    labels = layouts.real_labels(source) if evalset.labels == "real" else np.asarray(source.labels)[:, None]
+    if evalset.classes is None:
+        return Scoring(torch.from_numpy(labels))
+    wanted = layouts.class_labels(evalset.classes)
+    labels = np.where(np.isin(source.labels, wanted)[:, None], labels, -1)
+    if evalset.argmax == "all":
+        return Scoring(torch.from_numpy(labels))
+    labels = np.where(np.isin(labels, wanted), labels, -1)
+    return Scoring(torch.from_numpy(labels), torch.from_numpy(wanted))
+
+
+def scoring_text(evalset: EvalSet, num_classes: int) -> str:
+    """The same in words, for a row's protocol."""
+    labels = "ReaL labels, correct if among them" if evalset.labels == "real" else "labels of the set"
+    only = f", pictures of {layouts.CLASS_LISTS[evalset.classes]} classes" if evalset.classes else ""
+    competing = len(layouts.class_list(evalset.classes)) if evalset.argmax == "classes" else num_classes
+    return f"{labels}{only}; argmax over {competing} classes"
+
+
+def check(name: str, evalset: EvalSet) -> Iterator[str]:
+    """Every problem of `evalsets.<name>`, each as key, value, rule and way out. Lists the folders, reads no picture."""
+    from .checks import problems
+
+    yield from problems(f"evalsets.{name}", evalset)
