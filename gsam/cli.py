@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+REQUEUE = 75  # exit code of a run that was asked to leave and has saved (EX_TEMPFAIL: try again)
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
@@ -40,8 +41,14 @@ def entry(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     def run(cfg: DictConfig) -> None:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             return _child(list(HydraConfig.get().overrides.task))
+        from gsam.runtime import Requeue
+
         try:
             job(cfg)
+        except Requeue as left:
+            if os.environ.get("RANK", "0") == "0":
+                print(left, file=sys.stderr)
+            sys.exit(REQUEUE)
         except (ValueError, FloatingPointError) as error:
             from gsam.runtime import SharedError
 

@@ -7,7 +7,7 @@ from typing import Any
 FREE = (
     *("run", "wandb", "paths", "data.workers", "data.root", "data.ffcv_root", "data.limit_eval"),
     *("train.max_steps", "train.eval_every", "train.save_every", "train.keep_every", "train.log_every"),
-    "train.profile_steps",
+    *("train.profile_steps", "train.keep_last", "train.non_finite"),
 )
 
 

@@ -19,6 +19,10 @@ class SharedError(ValueError):
     """A mistake that every rank knows of: rank 0 alone prints it."""
 
 
+class Requeue(Exception):
+    """The run was asked to leave and has saved: the same command continues. Exit code 75."""
+
+
 class Precision(Enum):
     fp32 = "fp32"
     bf16 = "bf16"
@@ -72,18 +76,19 @@ class Runtime:
     def scaler(self, precision: Precision) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.device.type, enabled=precision is Precision.fp16)
 
-    def on_main(self, job: Callable[[], Any]) -> None:
-        """Run `job` on rank 0 while the others wait. A ValueError or OSError of it becomes a ValueError on every rank: none is
-        left waiting."""
-        problem = None
+    def on_main(self, job: Callable[[], Any]) -> Any:
+        """Run `job` on rank 0 while the others wait; its result on every rank. A ValueError or OSError of it becomes a
+        ValueError on every rank: none is left waiting."""
+        result, problem = None, None
         if self.is_main:
             try:
-                job()
+                result = job()
             except (ValueError, OSError) as error:
                 problem = str(error)
-        problem = self.broadcast(problem)
+        result, problem = self.broadcast((result, problem))
         if problem is not None:
             raise SharedError(problem)
+        return result
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value (any picklable object) on every rank."""

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gsam.files import write_atomic
@@ -70,3 +71,9 @@ class Meter:
 
     def reset(self) -> None:
         self.sums, self.count = {}, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self.sums, self.count = {key: value.to(device) for key, value in state["sums"].items()}, state["count"]

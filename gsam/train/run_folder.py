@@ -25,8 +25,9 @@ class RunFolder:
     def finished(self) -> bool:
         return (self.path / "DONE").exists()
 
-    def checkpoint(self, name: str) -> Path:
-        return self.path / "checkpoints" / name
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
 
     def open(self) -> None:
         """Take the folder. Raises ValueError when another process writes it, or it holds a different run."""

@@ -66,8 +66,10 @@ class TrainConfig:
     """between evaluations on the validation set; also at the end"""
     save_every: str = "1ep"
     """between writes of checkpoints/last.pt; also at the end"""
+    keep_last: int = 2
+    """how many of the newest checkpoints there are: last.pt, last-1.pt, …; a damaged one is passed over for the one before"""
     keep_every: str | None = None
-    """between checkpoints that stay, checkpoints/step_N.pt; None = keep last.pt and best.pt only"""
+    """between checkpoints that stay, checkpoints/step_N.pt; None = none of them"""
     log_every: str = "50st"
     """between rows of metrics.jsonl, averages over the interval"""
     profile_steps: int = 0
@@ -84,7 +86,7 @@ class TrainConfig:
                 continue
             if duration is not None and duration.amount == 0 and key != "epochs":
                 yield f"train.{key}={text}: must be longer than 0"
-        for key in ("batch_size", "accumulate"):
+        for key in ("batch_size", "accumulate", "keep_last"):
             if getattr(self, key) < 1:
                 yield f"train.{key}={getattr(self, key)}: must be at least 1"
         if self.max_steps is not None and self.max_steps < 1:

@@ -152,6 +152,7 @@ class Stepper:
         return {
             "model": self.model.state_dict(), "ema": self.ema.module.state_dict() if self.ema is not None else None,
             "base": self.base.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step, "skipped": self.skipped,
+            "skipped_in_row": self.skipped_in_row,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -160,7 +161,7 @@ class Stepper:
             self.ema.module.load_state_dict(state["ema"])
         self.base.load_state_dict(state["base"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.skipped = state["step"], state["skipped"]
+        self.step, self.skipped, self.skipped_in_row = (state[k] for k in ("step", "skipped", "skipped_in_row"))
 
 
 def effective_m(config: Config, world: int) -> int | None:

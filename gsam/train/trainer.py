@@ -11,12 +11,14 @@ import torch
 from gsam import data
 from gsam.config import Config, as_dict, run_hash
 from gsam.eval import evaluate
-from gsam.runtime import Precision, Runtime, environment
-from gsam.train import checkpoint
+from gsam.runtime import Precision, Requeue, Runtime, environment
+from gsam.train import checkpoint, resume
+from gsam.train.memory import explained
 from gsam.train.metrics_log import Meter, MetricsLog
 from gsam.train.profiler import Profiler
 from gsam.train.progress import Progress
 from gsam.train.run_folder import RunFolder
+from gsam.train.signals import Signals
 from gsam.train.stepper import Batch, Stepper, effective_m, grad_evals, images_per_step
 
 
@@ -72,11 +74,18 @@ class Trainer:
             self.stop_step = min(self.stop_step, self.step + Profiler.LEAD + self.config.train.profile_steps)
         self._header()
         self.progress = Progress(self._label(), self.stop_step, start=self.step, active=self.runtime.is_main)
+        self.writer = checkpoint.Writer(self.folder.checkpoints, self.config.train.keep_last, self.progress.note)
         try:
-            self._run()
+            with Signals(self.runtime) as signals:
+                left = self._run(signals)
         finally:
+            self.writer.wait()
             self.progress.close()
             self.log.close()
+        if left:
+            raise Requeue(
+                f"{self.run_name}: {left} at step {self.step} of {self.total_steps}; saved, the same command continues"
+            )
         if self.step == self.total_steps:
             self.folder.finish()
         else:
@@ -85,7 +94,8 @@ class Trainer:
                 f"stopped at step {self.step} of {self.total_steps} by {why}; the same command without it goes on"
             )
 
-    def _run(self) -> None:
+    def _run(self, signals: Signals) -> str | None:
+        """To the last step; or to the step after which a signal was seen, which is returned."""
         train = self.config.train
         every = {key: self.stepper.steps(text, unit) for key, text, unit in (
             ("log", train.log_every, "st"), ("eval", train.eval_every, "ep"),
@@ -93,24 +103,35 @@ class Trainer:
         profiler = self._profiler()
         self._restart_clock()
         for batches in self._batches():
-            self.meter.add(self.stepper.train_step(batches))
+            self.meter.add(self._step(batches))
             self.images += train.batch_size * len(batches)
             last = self.step == self.stop_step
             due = {name for name, steps in every.items() if steps is not None and self.step % max(1, steps) == 0}
             due |= {"log", "eval", "save"} if last else set()
+            left = signals.asked()
             if "log" in due:
+                resume.refuse_drift(self.runtime, self.model.state_dict(), self.step)
                 self._log_train()
             asked = time.monotonic()
-            if "eval" in due:
-                self._evaluate()
-            if "save" in due:
-                self._save("last.pt")
-            if "keep" in due:
-                self._save(f"step_{self.step}.pt")
+            names = ["best.pt"] if "eval" in due and self._evaluate() else []
+            names += [checkpoint.LAST] * ("save" in due or left is not None)
+            names += [f"step_{self.step}.pt"] * ("keep" in due)
+            if names:
+                self._save(names)
             self.began += time.monotonic() - asked  # neither evaluating nor saving counts as training time
             self.progress.update(self.step, self.text)
             if profiler is not None:
                 profiler.step()
+            if left and not last:
+                return left
+        return None
+
+    def _step(self, batches: list[Batch]) -> dict[str, torch.Tensor]:
+        try:
+            return self.stepper.train_step(batches)
+        except torch.OutOfMemoryError as error:
+            problem = error.with_traceback(None)  # its frames hold the activations
+        raise explained(self.stepper, batches, problem)
 
     def _batches(self) -> Iterator[list[Batch]]:
         """The batches of each step from the current one to the last, over as many epochs as it takes; counts the time spent
@@ -148,7 +169,7 @@ class Trainer:
         values = self.stepper.schedules.at(self.step - 1)
         row |= values._asdict() if "sharp_loss" in row else {"lr": values.lr}
         row |= {
-            **throughput, "peak_mem_mb": self.runtime.peak_memory_mb(), "wall_s": self.seconds,
+            **throughput, "peak_mem_mb": self.runtime.peak_memory_mb(), "wall_s": self.seconds, "save_s": self.writer.blocked,
             "grad_evals": grad_evals(self.config, self.step),
         }  # fmt: skip
         if self.config.train.precision is Precision.fp16:
@@ -160,8 +181,9 @@ class Trainer:
     def _restart_clock(self) -> None:
         self.began, self.waited, self.images = time.monotonic(), 0.0, 0
 
-    def _evaluate(self) -> None:
-        """On the validation set: the weights, and their average where there is one (`best` follows the average)."""
+    def _evaluate(self) -> bool:
+        """On the validation set: the weights, and their average where there is one (`best` follows the average). Returns
+        whether this is the best so far."""
         models = {"raw": self.model} | ({"ema": self.stepper.ema.module} if self.stepper.ema is not None else {})
         for which, model in models.items():
             metrics = evaluate(
@@ -173,28 +195,32 @@ class Trainer:
             self.progress.note(
                 f"step {self.step}: val top-1 {metrics.top1:.2%} ({which}), loss {metrics.nll:.3f}, n {metrics.n}"
             )
-        if metrics.top1 > self.best_top1:
-            self.best_top1 = metrics.top1
-            self._save("best.pt")
+        better = metrics.top1 > self.best_top1
+        self.best_top1 = max(metrics.top1, self.best_top1)
+        return better
 
     def _autocast(self) -> AbstractContextManager:
         return self.runtime.autocast(self.config.train.precision)
 
-    def _save(self, name: str) -> None:
+    def _save(self, names: list[str]) -> None:
         if self.runtime.is_main:
             state = self.stepper.state_dict() | {
-                "best_top1": self.best_top1, "seconds": self.seconds, "config_hash": run_hash(self.config),
-                "num_classes": self.train_loader.num_classes,
+                "best_top1": self.best_top1, "seconds": self.seconds + time.monotonic() - self.began,
+                "config_hash": run_hash(self.config), "num_classes": self.train_loader.num_classes,
+                "meter": self.meter.state_dict(), **resume.facts(self.config, self.runtime),
             }  # fmt: skip
-            checkpoint.save(self.folder.checkpoint(name), state)
+            self.writer.save(names, state)
 
     def _restore(self) -> None:
-        path = self.folder.checkpoint("last.pt")
-        if not self.runtime.broadcast(path.exists()):
+        found = self.runtime.on_main(lambda: checkpoint.newest(self.folder.checkpoints, self._say))
+        if found is None:
             self.log.truncate(0)
             return
-        state = checkpoint.read(path)
+        state = checkpoint.read(found, verify=False)  # rank 0 has just done that
+        for note in resume.compare(found, state, resume.facts(self.config, self.runtime)):
+            self._say(note)
         self.stepper.load_state_dict(state)
+        self.meter.load_state_dict(state["meter"], self.runtime.device)
         self.best_top1, self.seconds = state["best_top1"], state["seconds"]
         self.log.truncate(self.step)
 

@@ -40,7 +40,7 @@ def test_a_run_leaves_its_records(paths):
     trainer = train("optimizer=gsam", *SMALL, *paths)
     folder = trainer.folder.path
     assert {"config.yaml", "meta.json", "metrics.jsonl", "checkpoints", "DONE"} <= {p.name for p in folder.iterdir()}
-    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"last.pt", "last-1.pt", "best.pt"}
     steps = rows(folder, "train")
     assert [row["step"] for row in steps] == [2, 4, 6, 8, 10, 12]
     for row in steps:

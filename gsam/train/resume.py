@@ -1,0 +1,49 @@
+"""What a checkpoint may be continued under, and what is checked on the way."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gsam.config import Config
+from gsam.runtime import Runtime, SharedError
+from gsam.train.stepper import effective_m
+
+
+def facts(config: Config, runtime: Runtime) -> dict[str, Any]:
+    """Stored with every checkpoint. With another m it is another run; with another of the rest not bit for bit the same."""
+    m = effective_m(config, runtime.world)
+    return {"m": m, "world": runtime.world, "torch": str(torch.__version__), "device": runtime.device.type}
+
+
+def compare(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Notes on what has changed since the checkpoint at `path` was written. Raises SharedError where it cannot continue."""
+    if stored["m"] != now["m"]:
+        raise SharedError(
+            f"{path} was trained with m={stored['m']} images per perturbation on {stored['world']} rank(s), this command gives "
+            f"m={now['m']} on {now['world']}: set optimizer.group_size={stored['m']}, or use as many ranks"
+        )
+    names = {"world": "number of ranks", "torch": "torch", "device": "device"}
+    return [
+        f"note: {name} was {stored[key]} when the checkpoint was written, is {now[key]}: equal to rounding, not bit for bit"
+        for key, name in names.items()
+        if stored[key] != now[key]
+    ]
+
+
+def refuse_drift(runtime: Runtime, state: dict[str, torch.Tensor], step: int) -> None:
+    """Collective. Raises SharedError when the ranks' weights or buffers differ in any bit, naming the first that does: one
+    pass over the tensors and one small all-reduce."""
+    if runtime.world == 1:
+        return
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sums = torch.stack([t.detach().view(kinds[t.element_size()]).sum(dtype=torch.int64) for t in state.values()])
+    high, low = sums.clone(), sums
+    torch.distributed.all_reduce(high, torch.distributed.ReduceOp.MAX)
+    torch.distributed.all_reduce(low, torch.distributed.ReduceOp.MIN)
+    differing = (high != low).nonzero().flatten().tolist()
+    if differing:
+        raise SharedError(
+            f"step {step}: the ranks have drifted apart, first in {list(state)[differing[0]]}; the checkpoints are from "
+            "before. A device that computes wrongly, or a change to the weights on some ranks only?"
+        )

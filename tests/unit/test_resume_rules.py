@@ -1,0 +1,77 @@
+"""What a checkpoint may be continued under; ranks that drift; the message for too little memory."""
+
+import pytest
+import torch
+
+from gsam.runtime import Precision, Runtime
+from gsam.train.memory import explained
+from gsam.train.resume import compare, facts, refuse_drift
+from tests.contract.matrix import Case, batches, stepper
+from tests.ranks import run_ranks
+
+NOW = {"m": 40, "world": 1, "torch": "2.14.1", "device": "cpu"}
+
+
+def test_another_m_is_refused_with_the_way_out():
+    config = stepper(Case("gsam", Precision.fp32, 1, 1, 1, "bn")).config
+    config.optimizer.group_size = None
+    one, two = (facts(config, Runtime(torch.device("cpu"), 0, world)) for world in (1, 2))
+    assert (one["m"], two["m"]) == (16, 8)
+    with pytest.raises(
+        ValueError, match=r"m=16 images per perturbation on 1 rank.*m=8 on 2: set optimizer.group_size=16"
+    ):
+        compare("last.pt", one, two)
+    config.optimizer.group_size = 8
+    (note,) = compare("last.pt", *(facts(config, Runtime(torch.device("cpu"), 0, world)) for world in (1, 2)))
+    assert note.startswith("note: number of ranks was 1") and "not bit for bit" in note
+
+
+@pytest.mark.parametrize(("key", "value"), [("torch", "2.9.0"), ("device", "cuda")])
+def test_another_torch_or_device_is_a_note(key, value):
+    assert compare("last.pt", NOW, NOW) == []
+    (note,) = compare("last.pt", {**NOW, key: value}, NOW)
+    assert value in note and NOW[key] in note
+
+
+def test_drifted_ranks_are_stopped_and_the_first_tensor_named():
+    for same, text in run_ranks(2, _drift):
+        assert same and "step 7: the ranks have drifted apart, first in b;" in text
+
+
+def _drift(rank):
+    torch.manual_seed(0)
+    state = {
+        "a": torch.randn(50, 3),
+        "n": torch.tensor(5),
+        "b": torch.randn(9).bfloat16(),
+        "c": torch.randn(2, 3, 4, 4),
+    }
+    state["c"] = state["c"].to(memory_format=torch.channels_last)
+    runtime = Runtime(torch.device("cpu"), rank, 2)
+    refuse_drift(runtime, state, 7)
+    state["c"][0, 0, 0, 0] += rank * 1e-6
+    state["b"].view(torch.int16)[4] += rank  # one unit in the last place
+    try:
+        refuse_drift(runtime, state, 7)
+    except ValueError as error:
+        return True, str(error)
+    return False, ""
+
+
+FITS = [(8, "train.accumulate=2 fits: 8 images"), (1, "train.accumulate=16 fits: 1 images"), (0, "does not fit either")]
+
+
+@pytest.mark.parametrize(("fits", "words"), FITS)
+def test_out_of_memory_names_the_accumulation_that_fits(fits, words):
+    """The limit is set here: a layer raises torch's own error for more than `fits` images."""
+    made = stepper(Case("gsam", Precision.bf16, 1, 1, 1, "bn"))
+
+    def limited(module, args):
+        if len(args[0]) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore lines")
+
+    made.model.stem[0].register_forward_pre_hook(limited)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        made.train_step(batches(made))
+    text = str(explained(made, batches(made), caught.value))
+    assert words in text and "train.accumulate=1" in text and "more lines" not in text
