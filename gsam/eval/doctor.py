@@ -67,6 +67,10 @@ def _findings(target: Target, root: Path, args: argparse.Namespace) -> Iterator[
                 )
             if args.published:
                 known = published.read(args.published, subject.facts["model"], subject.preprocess.size)
+                if known.evalset not in target.evalsets:
+                    raise ValueError(
+                        f"{args.published} is about {known.evalset}; here are {', '.join(target.evalsets)}"
+                    )
         seen = []
         for finding in inspect(target, root, every=args.all, report=_progress("decode")):
             seen.append(finding)
@@ -76,7 +80,10 @@ def _findings(target: Target, root: Path, args: argparse.Namespace) -> Iterator[
         elif subject is None:
             yield Finding("accuracy", None, "not run: no --weights given")
         else:
-            yield from _scored(target, root, subject, known, args, runtime)
+            try:
+                yield from _scored(target, root, subject, known, args, runtime)
+            except (ValueError, RuntimeError) as error:  # an unreadable picture must not hide the findings above
+                yield Finding("accuracy", False, str(error))
 
 
 def _scored(
@@ -114,11 +121,8 @@ def _scored(
         yield published.accuracy(name + where, sets[name], result.metrics, subject.num_classes)
     if first.layout == "index" and (finding := published.text_order(scored[target.evalsets[0]].predictions)):
         yield finding
-    if known is not None:
-        about = published.TABLES.get(args.published.name, args.set or target.evalsets[0])
-        if about not in scored:
-            raise ValueError(f"--published {args.published} is about {about}; this set gives {', '.join(scored)}")
-        yield published.compare(about, scored[about].metrics, known, subject.preprocess.size)
+    if known is not None and known.evalset in scored:
+        yield published.compare(scored[known.evalset].metrics, known, subject.preprocess.size)
 
 
 def _progress(label: str) -> Callable[[int, int], None]:

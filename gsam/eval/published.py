@@ -2,60 +2,44 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from gsam.report.effective import read_timm
+
 from .evalsets import EvalSet
 from .inspection import Finding
 from .layouts import class_list
 from .metrics import Metrics, wilson_interval
 
-# timm's results/*.csv and the set each is about: R and A within their 200 classes.
-TABLES = {
-    "results-imagenet.csv": "imagenet",
-    "results-imagenet-real.csv": "imagenet_real",
-    "results-imagenet-r-clean.csv": "imagenet_val_r",
-    "results-imagenet-a-clean.csv": "imagenet_val_a",
-    "results-imagenetv2-matched-frequency.csv": "imagenet_v2",
-    "results-imagenet-r.csv": "imagenet_r_200",
-    "results-imagenet-a.csv": "imagenet_a",
-    "results-sketch.csv": "imagenet_sketch",
-}
-
 
 class Published(NamedTuple):
-    """top1: fraction 0-1; size: pixels, None where the file does not say it."""
+    """A model's top-1 (0-1) on a set, with pictures of `size` pixels."""
 
+    evalset: str
     top1: float
-    size: int | None
+    size: int
 
 
 def read(path: Path, model: str, size: int) -> Published:
-    """The row of a model, at this picture size if it has several. Raises ValueError if the file has no such row."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            table = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"--published {path}: {error}; give one of timm's results/*.csv") from error
-    if not table or not {"model", "top1"} <= set(table[0]):
-        raise ValueError(f"--published {path} has no columns model and top1; give one of timm's results/*.csv")
-    rows = [row for row in table if row["model"] == model]
-    if not rows:
-        near = difflib.get_close_matches(model, [row["model"] for row in table], 3)
-        raise ValueError(f"--published {path} has no model {model}" + (f"; near: {', '.join(near)}" if near else ""))
-    found = [Published(float(row["top1"]) / 100, int(row["img_size"]) if row.get("img_size") else None) for row in rows]
-    return next((row for row in found if row.size == size), found[0])
+    """A model's row of one of timm's results csv files, at this size if it has several. Raises ValueError if it has none."""
+    evalset, table = read_timm(path)
+    sizes = [at for name, at in table if name == model]
+    if not sizes:
+        near = difflib.get_close_matches(model, {name for name, _ in table}, 3)
+        raise ValueError(f"{path} has no model {model}" + (f"; near: {', '.join(near)}" if near else ""))
+    at = size if size in sizes else sizes[0]
+    return Published(evalset, table[model, at], at)
 
 
-def compare(name: str, metrics: Metrics, published: Published, size: int) -> Finding:
+def compare(metrics: Metrics, published: Published, size: int) -> Finding:
     """Whether the published accuracy lies in the 95 % interval of the measured one."""
     low, high = wilson_interval(metrics.top1, metrics.n)
-    text = f"{name}: published {published.top1:.2%}, here {metrics.top1:.2%} ({low:.2%} to {high:.2%})"
-    if published.size not in (None, size):
+    text = f"{published.evalset}: published {published.top1:.2%}, here {metrics.top1:.2%} ({low:.2%} to {high:.2%})"
+    if published.size != size:
         return Finding("published", None, f"{text}, but at {published.size} pixels, here {size}: not comparable")
     good = low <= published.top1 <= high
     way = (

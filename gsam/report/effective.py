@@ -90,17 +90,24 @@ def read_baselines(paths: Iterable[Path | str], only: str | None = None) -> Base
 
 
 def _timm_csv(path: Path) -> Baselines:
+    evalset, top1 = read_timm(path)
+    # Models are listed at their training size and at a larger one: other accuracies, other points.
+    return {f"{model} at {size} px": {label(evalset): value} for (model, size), value in top1.items()}
+
+
+def read_timm(path: Path) -> tuple[str, dict[tuple[str, int], float]]:
+    """One of timm's results csv files: the set it is about, and top-1 (0-1) by model and picture size in pixels.
+
+    Raises ValueError for another name or other columns.
+    """
     if path.stem not in TIMM:
         raise ValueError(
             f"{path}: the name must say which set it is about, one of {', '.join(f'{n}.csv' for n in TIMM)}"
         )
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            # Models are listed at their training size and at a larger one: other accuracies, other points.
-            return {
-                f"{row['model']} at {row['img_size']} px": {label(TIMM[path.stem]): float(row["top1"]) / 100}
-                for row in csv.DictReader(file)
-            }
+            rows = list(csv.DictReader(file))
+        return TIMM[path.stem], {(row["model"], int(row["img_size"])): float(row["top1"]) / 100 for row in rows}
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: not a results csv of timm with the columns model, img_size and top1 in per cent "

@@ -266,8 +266,8 @@ def test_r_is_compared_within_its_classes_and_a_wrong_number_is_named(weights, t
     for table, said in (
         (published(tmp_path / "results-imagenet-r.csv", ("test_byobnet.other", 160, "36")), "near: test_byobnet.other"),
         (published(tmp_path / "results-sketch.csv", (NETWORK, 160, "36")), "is about imagenet_sketch"),
-        (weights, "give one of timm's results/*.csv"),
-        (tmp_path / "none.csv", "No such file"),
+        (published(tmp_path / "table.csv", (NETWORK, 160, "36")), "the name must say which set it is about"),
+        (tmp_path / "none" / "results-sketch.csv", "No such file"),
     ):
         code, text = doctor(capsys, *words, table)
         assert code == 2 and said in text and "Traceback" not in text, text
@@ -281,6 +281,15 @@ def test_a_model_at_chance_is_a_note_on_a_and_wrong_elsewhere(tmp_path, capsys):
     assert "imagenet_a note" in text and "usual for ResNet-50" in text
     text = doctor(capsys, write_folder(tmp_path, official.sketch()) / "sketch", *words, "--limit", 100)[1]
     assert "imagenet_sketch WRONG" in text and "near chance" in text
+
+
+def test_an_unreadable_picture_does_not_hide_the_other_findings(weights, tmp_path, capsys):
+    (root,) = write_folder(tmp_path, official.imagenet_r()).iterdir()
+    instead("n01443537/n01443537_0.jpg", photographs()[1][:200])(root)
+    code, text = doctor(capsys, root, "--weights", weights, "--model", NETWORK, "--workers", 0)
+    assert (
+        code == 1 and "readable WRONG 1 of all 200" in text and "accuracy WRONG" in text and "cannot be decoded" in text
+    )
 
 
 def test_val_is_scored_by_all_its_sets_in_one_pass(weights, tmp_path, capsys):
