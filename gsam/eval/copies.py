@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from gsam.data import subset
+from gsam.data import SPLITS, open_source, subset
 from gsam.data.beton import LISTED, Report, exit_without
-from gsam.data.sources import ImageFolder, Source
+from gsam.data.sources import ImageFolder, Source, imagefolder
 
 from .corruptions import JPEG85, corrupt, length_scale, preset_for
 from .corruptions.digital import jpeg_bytes, png_bytes
@@ -31,7 +31,7 @@ from .corruptions.pixels import keep_freed_memory
 from .corruptions.textures import frost_textures
 from .pictures import central_square
 
-CHUNK = 4  # pictures that a process takes at a time
+CHUNK = 64  # copies that a process makes at a time, at least one picture's: about 0.2 s at 224 pixels
 
 Pair = tuple[str, int]  # corruption, severity
 
@@ -44,6 +44,7 @@ class Settings:
     """key of gsam.data.SOURCES"""
     root: str
     split: str = "val"
+    """train or val; of an imagefolder any folder below root, "." if root itself holds the class folders"""
     seed: int = 0
     limit: int | None = None
     """pictures used, the first of one fixed random order; None: all"""
@@ -58,10 +59,20 @@ class Settings:
 
 
 class Copies:
-    """The copies of a source's pictures by index in the source; sent to every worker."""
+    """The copies of a source's pictures by index in the source; sent to every worker.
 
-    def __init__(self, source: Source, settings: Settings) -> None:
-        self.source, self.settings = source, settings
+    Raises ValueError for a missing source, a wrong limit or folder of textures.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        own_split = settings.source == "imagefolder" and settings.split not in SPLITS
+        self.source: Source = (
+            imagefolder(settings.root, settings.split)
+            if own_split
+            else open_source(settings.source, settings.root, settings.split)
+        )
+        source = self.source
         self.indices = subset(len(source), settings.limit)
         sides = (settings.canvas,) * 2 if settings.canvas else source[int(self.indices[0])][0].shape[:2]
         self.preset = settings.preset or preset_for(*sides)
@@ -130,7 +141,7 @@ def write_folders(copies: Copies, out: str, pairs: list[Pair], workers: int, rep
     """Write what is not there below <out>/<corruption>/<severity>/. See gsam.eval.make_c.make for what it raises."""
     bad, done, skipped, spent, before = [], 0, 0, 0.0, time.monotonic()
     with _pool(workers, copies, out, pairs) as pool:
-        for made, problem in pool.map(_make_copies, copies.indices.tolist(), chunksize=CHUNK):
+        for made, problem in pool.map(_make_copies, copies.indices.tolist(), chunksize=-(-CHUNK // len(pairs))):
             bad += [problem] if problem else []
             done, now = done + 1, time.monotonic()
             if made:

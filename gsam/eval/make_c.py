@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from gsam.data import open_source
 from gsam.data.beton import Report
 from gsam.data.write import only_writer, write_source
 from gsam.files import write_atomic
@@ -34,7 +33,7 @@ def make(settings: Settings, out: str, corruptions: Sequence[str], severities: S
     process died or the disk is full; the same call then continues.
     """
     _check(settings, corruptions, severities, workers)
-    copies = Copies(open_source(settings.source, settings.root, settings.split), settings)
+    copies = Copies(settings)
     pairs = [(corruption, severity) for corruption in corruptions for severity in severities]
     with only_writer(out):
         record = _record(copies, Path(out))

@@ -23,7 +23,6 @@ import common
 import matplotlib.cbook
 from PIL import Image
 
-from gsam.data import open_source
 from gsam.eval.copies import Copies, Pair, Settings
 from gsam.eval.corruptions import BENCHMARK, CORRUPTIONS, SEVERITIES
 from gsam.eval.corruptions.pixels import keep_freed_memory
@@ -79,6 +78,7 @@ def main() -> None:
     parser.add_argument(
         "--pictures", type=int, default=8, help="different pieces of the photograph (default: %(default)s)"
     )
+    parser.add_argument("--run-pictures", type=int, default=48, help="of the real run (default: %(default)s)")
     common.arguments(parser)
     args = parser.parse_args()
     keep_freed_memory()  # as the workers of make_imagenet_c do
@@ -86,7 +86,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         photographs(Path(folder), max(args.pictures, args.run_pictures))
         settings = Settings("imagefolder", folder, canvas=224)
-        copies = Copies(open_source("imagefolder", folder, "val"), settings)
+        copies = Copies(settings)
         reading, making = measure(copies, copies.indices[: args.pictures].tolist(), pairs, args.rounds)
         run = one_run(replace(settings, limit=args.run_pictures), os.path.join(folder, "c"), args.run_pictures)
     rates = {name: [round(1 / making[name, s], 1) for s in SEVERITIES] for name in CORRUPTIONS}
@@ -96,7 +96,8 @@ def main() -> None:
         for name, values in rates.items():
             print(f"| {name} | {' '.join(f'{v:.0f}' for v in values)} | {sum(1000 / v for v in values):.1f} |")
     result = {
-        "rounds": args.rounds, "pictures": args.pictures, "run_pictures": args.run_pictures, "images_per_s": rates, "read_resize_crop_s": reading,
+        "rounds": args.rounds, "pictures": args.pictures, "run_pictures": args.run_pictures,
+        "images_per_s": rates, "read_resize_crop_s": reading,
         "core_s_per_image": whole, "core_hours": whole * IMAGENET_VAL / 3600,
         "run_core_s_per_image": run, "run_core_hours": run * IMAGENET_VAL / 3600,
     }  # fmt: skip

@@ -13,7 +13,8 @@ from .pixels import byte_pairs, one_thread, to_uint8
 
 
 def brightness(image: np.ndarray, shift: float, rng: np.random.Generator, scale: float) -> np.ndarray:
-    """V of HSV += shift, clipped; hue and saturation stay: y = x V'/V, and V' where V = 0. The finished uint8 image."""
+    """V of HSV becomes V' = clip(V + shift); hue and saturation stay: y = V' (1 - (V - x) / V), and V' where V = 0. The
+    finished uint8 image."""
     return byte_pairs(brightness_table(shift), over_channels(np.maximum, image)[..., None], image)
 
 
@@ -22,7 +23,8 @@ def brightness_table(shift: float) -> np.ndarray:
     """The new grey level for every (V, channel value) pair: uint8 (256, 256)."""
     value, x = np.arange(256)[:, None] / 255.0, np.arange(256) / 255.0
     brighter = np.clip(value + shift, 0.0, 1.0)
-    return to_uint8(np.where(value > 0, x * (brighter / np.where(value > 0, value, 1.0)), brighter))
+    saturation = np.where(value > 0, (value - x) / np.where(value > 0, value, 1.0), 0.0)
+    return to_uint8(brighter * (1.0 - saturation))  # in HSV's own order: many results are whole, the last bit decides
 
 
 def contrast(image: np.ndarray, factor: float, rng: np.random.Generator, scale: float) -> np.ndarray:
