@@ -86,7 +86,7 @@ def _description(weights: str, subject: Subject) -> str:
 
 
 def _no_model_key(config: EvalConfig, why: str) -> None:
-    if getattr(config, "model", None) is not None:
+    if config.model is not None:
         raise ValueError(
             f"model={config.model} with weights={config.weights}: {why}; model= is for a weights file alone, remove it"
         )
@@ -148,7 +148,7 @@ def _file_subject(config: EvalConfig, file: Path, which: Which) -> Subject:
     if which.name not in found:
         raise ValueError(f"weights={config.weights}: {file} holds no {which.name} weights, only {', '.join(found)}")
     described = _read_json(file)
-    name = getattr(config, "model", None) or described.get("architecture")
+    name = config.model or described.get("architecture")
     if name is None:
         raise ValueError(
             f"weights={config.weights}: a weights file does not say which network it belongs to; add model=<timm name, for "

@@ -27,14 +27,8 @@ CPU = Runtime(torch.device("cpu"))
 NAME = "test_resnet.r160_in1k"  # timm's network for tests, 0.5 M parameters
 
 
-def config(weights, model=None, **keys) -> EvalConfig:
-    made = EvalConfig(weights=str(weights), **keys)
-    made.model = model
-    return made
-
-
 def load(weights, model=None, **keys):
-    return load_subject(config(weights, model, **keys), CPU)
+    return load_subject(EvalConfig(weights=str(weights), model=model, **keys), CPU)
 
 
 @pytest.fixture(scope="module")

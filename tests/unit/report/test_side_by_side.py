@@ -181,10 +181,5 @@ def test_script(tmp_path):
     assert sorted(p.name for p in (tmp_path / "runs/robustness").iterdir()) == [
         "robustness.csv", "robustness.md", "robustness.png",
     ]  # fmt: skip
-    for arguments in (
-        ["none"],
-        [folders[0], "--baseline", folders[0], "--only", "zzz"],
-        [folders[0], "--baseline", folders[0], "--only", "("],
-    ):
-        failed = script(*arguments, cwd=tmp_path)
-        assert failed.returncode == 2 and failed.stderr.startswith("error: ") and "Traceback" not in failed.stderr
+    failed = script(folders[0], "--baseline", folders[0], "--only", "(", cwd=tmp_path)
+    assert failed.returncode == 2 and failed.stderr.startswith("error: ") and "Traceback" not in failed.stderr
