@@ -110,5 +110,9 @@ def _made_with(copies: Copies) -> dict[str, Any]:
 
 def _write_betons(copies: Copies, out: str, pairs: list[Pair], workers: int, report: Report) -> None:
     for pair in pairs:
+
+        def named(what: str, *numbers: float, pair: Pair = pair) -> None:
+            report(f"{pair[0]} {pair[1]}, {what}", *numbers)
+
         folder = os.path.join(out, pair[0], str(pair[1]))
-        write_source(copies.of(pair), copies.settings.source, copies.settings.split, folder, "raw", workers, report)
+        write_source(copies.of(pair), copies.settings.source, copies.settings.split, folder, "raw", workers, named)

@@ -55,7 +55,7 @@ def frost_origin(folder: str | None) -> str:
         return SYNTHETIC
     textures = frost_textures(folder)
     digest = hashlib.sha256(b"".join(repr(t.shape).encode() + t.tobytes() for t in textures)).hexdigest()[:8]
-    return f"{os.path.basename(os.path.abspath(folder))} ({len(textures)} textures, {digest})"
+    return f"{os.path.basename(os.path.abspath(folder))}, {len(textures)} textures, {digest}"
 
 
 @cache

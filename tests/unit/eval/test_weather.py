@@ -119,7 +119,7 @@ def test_a_folder_of_textures(tmp_path):
     sixth = np.clip(0.8 * image + 0.6 * 200, 0, 255).astype(np.uint8)  # is never used
     assert strongest < mad(sixth, image) - 5
     assert frost_origin(None) == "synthetic"
-    assert frost_origin(str(tmp_path)).startswith(f"{tmp_path.name} (5 textures, ")
+    assert frost_origin(str(tmp_path)).startswith(f"{tmp_path.name}, 5 textures, ")
     with pytest.raises(ValueError, match="frost_textures=.*nowhere is not a folder"):
         corrupt(image, "frost", 2, seed=0, index=0, frost_textures=str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
