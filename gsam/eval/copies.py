@@ -203,29 +203,28 @@ def _make_copies(index: int) -> tuple[bool, str | None]:
     except ValueError as error:
         where = copies.source.describe(index)
         return True, str(error) if where in str(error) else f"{where}: {error}"
-    except OSError as error:
-        raise RuntimeError(
-            f"{error.filename} cannot be written ({error.strerror}); make room and run again to go on"
-        ) from error
     return True, None
 
 
 def _is_whole(path: str) -> bool:
     try:
         return os.stat(path).st_size > 0  # 0: the machine lost power before the content was on disk
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
 def _replace(path: str, content: bytes) -> None:
-    """The whole file or none, if the process dies. Without fsync, which would take longer than the copies themselves."""
+    """The whole file or none, if the process dies. Without fsync, which would take longer than the copies themselves.
+
+    Raises RuntimeError where it cannot be written.
+    """
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.tmp")
     try:
-        file = open(temporary, "wb")  # noqa: SIM115
-    except FileNotFoundError:
-        os.makedirs(folder, exist_ok=True)
-        file = open(temporary, "wb")  # noqa: SIM115
-    with file:
-        file.write(content)
-    os.replace(temporary, path)
+        if not os.path.isdir(folder):
+            os.makedirs(folder, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RuntimeError(f"{path} cannot be written ({error.strerror}); mend that and run again to go on") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -81,7 +82,12 @@ def _record(copies: Copies, out: Path) -> dict[str, Any]:
                 f"{out} holds {others[0]} and no {GENERATED}: not a set made here; give an empty folder as --out"
             )
         return {"origin": "generated", **made_with, "copies": {}}
-    record = json.loads(path.read_text())
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); put it back, or make the set anew in another folder"
+        ) from error
     changed = [f"{k} was {record.get(k)!r}, is now {v!r}" for k, v in made_with.items() if record.get(k) != v]
     if changed:
         raise ValueError(
@@ -97,7 +103,11 @@ def _made_with(copies: Copies) -> dict[str, Any]:
     import scipy
 
     settings = {k: v for k, v in asdict(copies.settings).items() if k not in ("root", "preset", "frost_textures")}
-    names = hashlib.sha256("\n".join(copies.path(int(i)) for i in copies.indices).encode()).hexdigest()[:8]
+    paths = [copies.path(int(i)) for i in copies.indices]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path, count in Counter(paths).items() if count > 1)
+        raise ValueError(f"two pictures would both become {twice}, endings included; rename one")
+    names = hashlib.sha256(os.fsencode("\n".join(paths))).hexdigest()[:8]
     per_picture = None if copies.settings.canvas else "of the first picture; others have their own"
     versions = {m.__name__: m.__version__ for m in (np, scipy, cv2, PIL)}
     return settings | {

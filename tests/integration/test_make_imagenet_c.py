@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +56,15 @@ def files(folder):
     """All files but the lock."""
     found = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != ".write.lock")
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in found}
+
+
+def child_of(pid):
+    """A process that `pid` started."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (entry / "stat").read_text().rpartition(") ")[2].split()[1] == str(pid):
+                return int(entry.name)
+    raise AssertionError(f"{pid} has no child")
 
 
 def pictures_of(folder):
@@ -166,6 +177,26 @@ def test_pictures_that_cannot_be_used_are_listed_and_the_others_made(photos, tmp
     assert make(settings, str(out), ["contrast"], [1], 2, quiet)["copies"] == {"contrast/1": 21}
 
 
+def test_a_file_that_cannot_be_written_is_named(settings, tmp_path):
+    make(settings, str(tmp_path), ["contrast"], [1], 1, quiet)
+    (tmp_path / "fog").write_text("a file where a folder is wanted")
+    with pytest.raises(RuntimeError, match=f"{tmp_path}/fog/1/n0.* cannot be written .*run again to go on"):
+        make(settings, str(tmp_path), ["fog"], [1], 1, quiet)
+    (tmp_path / "fog").unlink()
+    assert make(settings, str(tmp_path), ["fog"], [1], 1, quiet)["copies"] == {"contrast/1": 5, "fog/1": 5}
+    (tmp_path / "generated.json").write_text("{")
+    with pytest.raises(ValueError, match="generated.json cannot be read"):
+        make(settings, str(tmp_path), ["fog"], [1], 1, quiet)
+
+
+def test_two_pictures_of_one_name_are_refused(photos, tmp_path):
+    shutil.copytree(photos / "val" / "n01", tmp_path / "val" / "n01")
+    twin = next((tmp_path / "val" / "n01").glob("*.png"))
+    shutil.copy(twin, f"{twin}.jpg")
+    with pytest.raises(ValueError, match=f"two pictures would both become n01/{twin.name}.jpg"):
+        make(Settings("imagefolder", str(tmp_path), canvas=224), str(tmp_path / "out"), ["fog"], [1], 1, quiet)
+
+
 @fashion_mnist
 def test_28_pixel_pictures_are_kept_without_loss_and_grey(tmp_path):
     settings = Settings("fashion_mnist", DEBIAN, limit=30, grey=True)
@@ -253,15 +284,16 @@ def test_a_stopped_run_continues_to_the_same_bytes(photos, tmp_path):
     make(settings, str(tmp_path / "whole"), list(CORRUPTIONS), SEVERITIES, 2, quiet)
     cut, pictures, kinds = tmp_path / "cut", 21, len(CORRUPTIONS) * len(SEVERITIES)
     words = ("imagefolder", "--root", photos, "--canvas", 224, "--corruptions", "all", "--out", cut)
-    for stop in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):  # each time after some files
+    endings = {"killed": "", "interrupted": "the same command continues", "worker killed": "a process died"}
+    for ending, message in endings.items():  # each time after some files
         before = len(pictures_of(cut))
         process = subprocess.Popen(command(*words, "--workers", 2), stderr=subprocess.PIPE, text=True)
         while len(pictures_of(cut)) < before + 120:
             time.sleep(0.02)
-        process.send_signal(stop)
+        whom = child_of(process.pid) if ending == "worker killed" else process.pid
+        os.kill(whom, signal.SIGINT if ending == "interrupted" else signal.SIGKILL)
         _, messages = process.communicate(timeout=60)
-        assert process.returncode != 0 and "Traceback" not in messages
-        assert stop is signal.SIGKILL or "the same command continues" in messages
+        assert process.returncode != 0 and message in messages and "Traceback" not in messages
         assert json.loads((cut / "generated.json").read_text())["copies"] == {}
         time.sleep(1)  # a killed parent's workers notice within 0.2 s
     assert len(pictures_of(cut)) < pictures * kinds
