@@ -70,8 +70,8 @@ class EvalConfig:
 
     weights: str | None = None
     """a run folder or a file in its checkpoints/ (either may end in @raw or @ema), a weights file, or timm:<name>"""
-    model: str | None = None
-    """the network of a weights file: a name of timm or of configs/model; null where weights say it"""
+    network: str | None = None
+    """of a weights file: a name of timm or of configs/model; null where weights say it (`model` is a group of train.py)"""
     checkpoint: str = "last.pt"
     """file in a run folder's checkpoints/: last.pt, best.pt, step_N.pt"""
     which: Which = Which.auto

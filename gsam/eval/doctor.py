@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", help="score this model: as weights= of evaluate.py, for example timm:resnet50.tv_in1k"
     )
-    parser.add_argument("--model", help="network of a weights file: as model= of evaluate.py")
+    parser.add_argument("--network", help="of a weights file: as network= of evaluate.py")
     parser.add_argument("--published", type=Path, help="one of timm's results/*.csv, to compare the accuracy with")
     parser.add_argument("--limit", type=int, help="score this many pictures only")
     parser.add_argument("--batch-size", type=int, default=250, help="pictures per forward pass (default: %(default)s)")
@@ -60,7 +60,7 @@ def _findings(target: Target, root: Path, args: argparse.Namespace) -> Iterator[
     with Runtime.start() as runtime:
         subject = known = None
         if args.weights:  # first: a mistake there must not come after an hour of decoding
-            subject = load_subject(EvalConfig(weights=args.weights, model=args.model), runtime)
+            subject = load_subject(EvalConfig(weights=args.weights, network=args.network), runtime)
             if subject.num_classes != 1000:
                 raise ValueError(
                     f"--weights {args.weights}: {subject.num_classes} classes; the set needs a model of ImageNet's 1000"

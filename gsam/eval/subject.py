@@ -42,7 +42,7 @@ class Subject:
 def load_subject(config: EvalConfig, runtime: Runtime) -> Subject:
     """The model behind weights=…; rank 0 prints what it is and how its pictures are prepared.
 
-    weights: a run folder, a file in its checkpoints/, a weights file of any origin together with model=<name of timm or
+    weights: a run folder, a file in its checkpoints/, a weights file of any origin together with network=<name of timm or
     of configs/model> or beside its .json (as `_read_json` finds it), or timm:<name> (downloaded once by timm). A run is
     evaluated with its own transform; timm's models as timm's validate.py does it: their published mean, std, filter,
     crop, and their test size where they have one. Files are read with weights_only=True.
@@ -53,10 +53,10 @@ def load_subject(config: EvalConfig, runtime: Runtime) -> Subject:
     which = Which[ending] if ending else config.which
     run = path if path.is_dir() else path.parent.parent
     if weights.startswith("timm:"):
-        _no_model_key(config, "timm:<name> names its network")
+        _no_network_key(config, "timm:<name> names its network")
         subject = _timm_subject(config, str(path).removeprefix("timm:"), which)
     elif (run / "config.yaml").exists():
-        _no_model_key(config, "a run knows its network")
+        _no_network_key(config, "a run knows its network")
         file = run / "checkpoints" / config.checkpoint if path.is_dir() else path
         subject = _run_subject(config, run, file, which)
     elif path.is_file():
@@ -64,7 +64,7 @@ def load_subject(config: EvalConfig, runtime: Runtime) -> Subject:
     else:
         raise ValueError(
             f"weights={weights}: {'holds no config.yaml' if path.is_dir() else 'does not exist'}; give a run folder (it has "
-            "config.yaml), a file in its checkpoints/, a .safetensors or .pth file with model=<its network>, or timm:<name>"
+            "config.yaml), a file in its checkpoints/, a .safetensors or .pth file with network=<its network>, or timm:<name>"
         )
     env = environment(runtime.device)
     subject.facts |= {"num_classes": subject.num_classes, "device": env["device"], "torch": env["versions"]["torch"],
@@ -85,10 +85,10 @@ def _description(weights: str, subject: Subject) -> str:
     )
 
 
-def _no_model_key(config: EvalConfig, why: str) -> None:
-    if config.model is not None:
+def _no_network_key(config: EvalConfig, why: str) -> None:
+    if config.network is not None:
         raise ValueError(
-            f"model={config.model} with weights={config.weights}: {why}; model= is for a weights file alone, remove it"
+            f"network={config.network} with weights={config.weights}: {why}; network= is for a weights file alone, remove it"
         )
 
 
@@ -138,7 +138,7 @@ def _digest(file: Path) -> str:
 
 
 def _file_subject(config: EvalConfig, file: Path, which: Which) -> Subject:
-    """The network and the transform come from the file's .json where there is one for this network, else from model=.
+    """The network and the transform come from the file's .json where there is one for this network, else from network=.
 
     A name of timm then means timm's published settings; a name of configs/model the transform of this project's recipes.
     """
@@ -148,10 +148,10 @@ def _file_subject(config: EvalConfig, file: Path, which: Which) -> Subject:
     if which.name not in found:
         raise ValueError(f"weights={config.weights}: {file} holds no {which.name} weights, only {', '.join(found)}")
     described = _read_json(file)
-    name = config.model or described.get("architecture")
+    name = config.network or described.get("architecture")
     if name is None:
         raise ValueError(
-            f"weights={config.weights}: a weights file does not say which network it belongs to; add model=<timm name, for "
+            f"weights={config.weights}: a weights file does not say which network it belongs to; add network=<timm name, for "
             "example resnet50.a1_in1k, or a name of configs/model>, or put a .json with its architecture beside it"
         )
     recipe = CONFIGS / "model" / f"{name}.yaml"
@@ -164,7 +164,7 @@ def _file_subject(config: EvalConfig, file: Path, which: Which) -> Subject:
         described = {}  # config.json of another network in the same folder
     network.kwargs |= {key: value for key, value in described.get("model_args", {}).items() if key not in RESERVED}
     for problem in check(network):
-        raise ValueError(f"model={name}: {problem}")
+        raise ValueError(f"network={name}: {problem}")
     settings = described.get("pretrained_cfg", described)
     if "input_size" in settings:
         preprocess = Preprocess.published(settings, f"weights={config.weights}, its .json")
@@ -172,8 +172,8 @@ def _file_subject(config: EvalConfig, file: Path, which: Which) -> Subject:
         size = _timm_settings(network.name)["input_size"][-1]
         preprocess = Preprocess.trained(AugmentConfig(size=size, eval_resize=max(256, size) if size > 100 else size))
     else:
-        preprocess = Preprocess.published(_timm_settings(name), f"model={name}")
-    model = _filled(network, found[which.name], preprocess.size, f"{file} (model={name})")
+        preprocess = Preprocess.published(_timm_settings(name), f"network={name}")
+    model = _filled(network, found[which.name], preprocess.size, f"{file} (network={name})")
     facts = {"model": name, "weights": which.name, "checkpoint": file.name, "weights_hash": _digest(file), "step": None,
              "optimizer": None}  # fmt: skip
     out = Path(config.out or Path("runs") / "eval" / f"{file.stem}-{facts['weights_hash']}")
@@ -221,7 +221,7 @@ def _timm_subject(config: EvalConfig, name: str, which: Which) -> Subject:
     except OSError as error:
         raise ValueError(
             f"weights=timm:{name}: the weights are neither in the cache nor can they be downloaded ({type(error).__name__}); "
-            f"download them on a machine with internet and give weights=<the file> model={name}"
+            f"download them on a machine with internet and give weights=<the file> network={name}"
         ) from error
     cfg = model.pretrained_cfg
     full = f"{cfg['architecture']}.{cfg['tag']}" if cfg.get("tag") else cfg["architecture"]
@@ -237,4 +237,4 @@ def _timm_settings(name: str) -> dict[str, Any]:
     try:
         return timm.get_pretrained_cfg(name, allow_unregistered=False).to_dict()
     except RuntimeError as error:
-        raise ValueError(f"model={name}: {error}; timm.list_pretrained() names what exists") from error
+        raise ValueError(f"network={name}: {error}; timm.list_pretrained() names what exists") from error

@@ -27,8 +27,8 @@ CPU = Runtime(torch.device("cpu"))
 NAME = "test_resnet.r160_in1k"  # timm's network for tests, 0.5 M parameters
 
 
-def load(weights, model=None, **keys):
-    return load_subject(EvalConfig(weights=str(weights), model=model, **keys), CPU)
+def load(weights, network=None, **keys):
+    return load_subject(EvalConfig(weights=str(weights), network=network, **keys), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_a_run_folder(fashion_root, tmp_path):
     assert (subject.out, subject.num_classes, subject.preprocess.size) == (run, 10, 28)
     assert (load(run).facts["weights"], subject.facts["weights"]) == ("ema", "raw")
     assert load(run / "checkpoints" / "best.pt").facts["checkpoint"] == "best.pt"
-    with pytest.raises(ValueError, match="model=resnet50 with weights=.*: a run knows its network"):
+    with pytest.raises(ValueError, match="network=resnet50 with weights=.*: a run knows its network"):
         load(run, "resnet50")
 
 
@@ -247,17 +247,17 @@ def test_a_file_that_would_run_code_runs_nothing(name, tmp_path, monkeypatch):
     [
         ("none.pth", NAME, "weights=none.pth: does not exist; give a run folder"),
         (".", None, "weights=.: holds no config.yaml; give a run folder"),
-        ("good.pth", None, "does not say which network it belongs to; add model=<timm name"),
+        ("good.pth", None, "does not say which network it belongs to; add network=<timm name"),
         (
             "good.pth",
             "test_resnt",
-            "model=test_resnt: model.name=test_resnt: timm has no such model; did you mean test_resnet",
+            "network=test_resnt: model.name=test_resnt: timm has no such model; did you mean test_resnet",
         ),
         ("good.pth", "test_resnet.none", "(none) for test_resnet. timm has test_resnet.r160_in1k"),
-        ("good.pth", "test_vit", "weights good.pth (model=test_vit) do not fit VisionTransformer: absent"),
+        ("good.pth", "test_vit", "weights good.pth (network=test_vit) do not fit VisionTransformer: absent"),
         ("headless.pth", NAME, "do not fit ResNet: absent 2 (fc.bias, fc.weight)"),
         ("timm:test_resnet.none", None, "weights=timm:test_resnet.none: "),
-        (f"timm:{NAME}", NAME, "timm:<name> names its network; model= is for a weights file alone"),
+        (f"timm:{NAME}", NAME, "timm:<name> names its network; network= is for a weights file alone"),
         (f"timm:{NAME}@ema", None, "publishes one set of weights per name"),
     ],
 )
@@ -274,5 +274,5 @@ def test_without_internet_timms_weights_need_a_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=re.escape(f"give weights=<the file> model={NAME}")):
+    with pytest.raises(ValueError, match=re.escape(f"give weights=<the file> network={NAME}")):
         load(f"timm:{NAME}")

@@ -79,7 +79,7 @@ def test_nothing_is_wrong_with_a_good_set_and_a_model_that_scores_as_published(v
     table = published(
         tmp_path / "results-imagenetv2-matched-frequency.csv", (NETWORK, 160, "99.500"), ("other", 224, "1.0")
     )
-    words = ["--weights", weights, "--model", NETWORK, "--published", table, "--limit", 200, "--workers", 0]
+    words = ["--weights", weights, "--network", NETWORK, "--published", table, "--limit", 200, "--workers", 0]
     code, text = doctor(capsys, v2, *words)
     assert code == 0 and "nothing wrong" in text, text
     for words in (
@@ -246,7 +246,7 @@ def test_folders_numbered_in_text_order_are_named(weights, tmp_path, capsys):
     for name, order in (("there", by_text), ("back", np.argsort(by_text).tolist())):
         files = [(f"{official.V2}/{number}/{number}.jpeg", photographs()[label]) for number, label in enumerate(order)]
         root = write_folder(tmp_path / name, files) / official.V2
-        words = ["--weights", weights, "--model", NETWORK, "--workers", 0]
+        words = ["--weights", weights, "--network", NETWORK, "--workers", 0]
         code, text = doctor(capsys, root, *words, "--limit", 300)
         assert code == 1 and re.search(
             r"class order WRONG top-1 (9\d\.\d\d|100\.00)% with the folders in text order", text
@@ -255,7 +255,7 @@ def test_folders_numbered_in_text_order_are_named(weights, tmp_path, capsys):
 
 def test_r_is_compared_within_its_classes_and_a_wrong_number_is_named(weights, tmp_path, capsys):
     (root,) = write_folder(tmp_path, official.imagenet_r()).iterdir()
-    words = [root, "--weights", weights, "--model", NETWORK, "--workers", 0, "--published"]
+    words = [root, "--weights", weights, "--network", NETWORK, "--workers", 0, "--published"]
     code, text = doctor(capsys, *words, published(tmp_path / "results-imagenet-r.csv", (NETWORK, 160, "36.157")))
     assert (
         "imagenet_r_200 ok" in text and "of 200, argmax over 200 classes" in text and "argmax over 1000 classes" in text
@@ -276,7 +276,7 @@ def test_r_is_compared_within_its_classes_and_a_wrong_number_is_named(weights, t
 def test_a_model_at_chance_is_a_note_on_a_and_wrong_elsewhere(tmp_path, capsys):
     torch.manual_seed(0)
     torch.save(timm.create_model(NETWORK).state_dict(), tmp_path / "random.pth")
-    words = ["--weights", tmp_path / "random.pth", "--model", NETWORK, "--workers", 0]
+    words = ["--weights", tmp_path / "random.pth", "--network", NETWORK, "--workers", 0]
     text = doctor(capsys, write_folder(tmp_path, official.imagenet_a()) / "imagenet-a", *words)[1]
     assert "imagenet_a note" in text and "usual for ResNet-50" in text
     text = doctor(capsys, write_folder(tmp_path, official.sketch()) / "sketch", *words, "--limit", 100)[1]
@@ -286,7 +286,7 @@ def test_a_model_at_chance_is_a_note_on_a_and_wrong_elsewhere(tmp_path, capsys):
 def test_an_unreadable_picture_does_not_hide_the_other_findings(weights, tmp_path, capsys):
     (root,) = write_folder(tmp_path, official.imagenet_r()).iterdir()
     instead("n01443537/n01443537_0.jpg", photographs()[1][:200])(root)
-    code, text = doctor(capsys, root, "--weights", weights, "--model", NETWORK, "--workers", 0)
+    code, text = doctor(capsys, root, "--weights", weights, "--network", NETWORK, "--workers", 0)
     assert (
         code == 1 and "readable WRONG 1 of all 200" in text and "accuracy WRONG" in text and "cannot be decoded" in text
     )
@@ -294,7 +294,7 @@ def test_an_unreadable_picture_does_not_hide_the_other_findings(weights, tmp_pat
 
 def test_val_is_scored_by_all_its_sets_in_one_pass(weights, tmp_path, capsys):
     root = write_folder(tmp_path, official.val())
-    text = doctor(capsys, root, "--weights", weights, "--model", NETWORK, "--workers", 0, "--limit", 300)[1]
+    text = doctor(capsys, root, "--weights", weights, "--network", NETWORK, "--workers", 0, "--limit", 300)[1]
     for name, classes in (
         ("imagenet", 1000),
         ("imagenet_real", 1000),
@@ -309,7 +309,7 @@ def test_what_cannot_be_answered_comes_before_any_work(v2, weights, tmp_path, ca
     for words, said in (
         (["--published", "x.csv"], "give its --weights too"),
         (["--weights", "/no/such"], "does not exist"),
-        (["--weights", weights, "--model", "resnet18.a1_in1k"], "model=resnet18.a1_in1k"),
+        (["--weights", weights, "--network", "resnet18.a1_in1k"], "network=resnet18.a1_in1k"),
     ):
         code, text = doctor(capsys, v2, *words)
         assert code == 2 and said in text and "readable" not in text, text
