@@ -115,7 +115,7 @@ def _name(corruption: str | None, severity: int | None) -> str:
 
 def _layout(evalset: EvalSet) -> str:
     if evalset.layout == "index":
-        return "folders 0 to 999; the number is the label (as text 10 would come before 2 and 994 labels be wrong)"
+        return "folders 0 to 999; the number is the label (as text 10 would come before 2 and 988 labels be wrong)"
     whose = layouts.CLASS_LISTS.get(evalset.classes, "ImageNet's 1000")
     return f"the folders are {whose} classes by WordNet id" + (" in each copy" if evalset.corruptions else "")
 

@@ -42,3 +42,15 @@ def test_every_script_it_names_answers_help():
     for script in sorted(set(re.findall(r"python (scripts/[\w/]+\.py)", README))):
         result = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=100)
         assert result.returncode == 0 and "usage" in result.stdout, result.stderr
+
+
+def test_every_module_it_names_answers_help():
+    for module in sorted(set(re.findall(r"python -m (gsam[\w.]*)", README))):
+        result = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=100)
+        assert result.returncode == 0 and "usage" in result.stdout, result.stderr
+
+
+def test_every_eval_set_it_names_exists():
+    for names in re.findall(r"evalset=\[?([\w,]+)", README):
+        for name in names.split(","):
+            assert (ROOT / "configs" / "evalset" / f"{name}.yaml").exists(), name
