@@ -132,7 +132,9 @@ def _as_tensors(batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
 
 
-def open_workers(dataset: Dataset, batch_sampler: Iterable, collate: Callable, workers: int) -> DataLoader:
+def open_workers(
+    dataset: Dataset, batch_sampler: Iterable, collate: Callable, workers: int, pin: bool = True
+) -> DataLoader:
     """A DataLoader for `read`, whose processes start with the first batch and stay until `end_workers`."""
     loader = DataLoader(
         dataset,
@@ -140,7 +142,7 @@ def open_workers(dataset: Dataset, batch_sampler: Iterable, collate: Callable, w
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin and torch.cuda.is_available(),
         worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # each epoch draws a seed for its workers; not from the training's numbers
     )
@@ -175,8 +177,8 @@ def end_workers(loader: DataLoader) -> None:
 def _ignore_signals(worker: int) -> None:
     # A scheduler signals the whole process group; the trainer needs its workers for the steps up to the last
     # checkpoint.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 _open: weakref.WeakSet[DataLoader] = weakref.WeakSet()

@@ -92,7 +92,7 @@ def _pictures(at: str, evalset: EvalSet) -> Iterator[str]:
             if evalset.labels == "real":
                 layouts.real_labels(source)
         except ValueError as error:
-            text = str(error).removeprefix("data.")
+            text = str(error).removeprefix("data.").replace("data.root", f"{at}.root")
             yield f"{at}.{text}" if text.startswith(("root=", "labels=")) else f"{at}: {text}"
             return
         yield from _counts(at, evalset, len(source), f" in {corruption}/{severity}" if stored else "")

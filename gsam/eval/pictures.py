@@ -15,6 +15,7 @@ from gsam.data.folder import end_workers, open_workers, read
 from gsam.data.sources import Source
 
 from .corruptions import corrupt, preset_for
+from .corruptions.pixels import keep_freed_memory
 from .preprocess import Preprocess
 
 PIECE = 32  # pictures that one worker prepares at a time: the first batch is there soon, and no worker idles at the end
@@ -119,7 +120,7 @@ class PictureLoader:
         self.batches_per_epoch = -(-len(self.indices) // batch_size)
         self._labels, self._batch_size, self._size = np.asarray(source.labels), batch_size, prepare.size
         self._pieces: list[list[int]] = []
-        self._loader = open_workers(_Prepared(source, prepare), self._pieces, torch.from_numpy, workers)
+        self._loader = open_workers(_Prepared(source, prepare), self._pieces, torch.from_numpy, workers, pin=False)
 
     def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches in order, the same in every epoch; `skip` batches are left out without being computed.
@@ -155,6 +156,7 @@ class _Prepared(Dataset):
         self.source, self.prepare = source, prepare
 
     def __getitems__(self, indices: list[int]) -> np.ndarray:
+        keep_freed_memory()
         images = np.empty((len(indices), self.prepare.size, self.prepare.size, 3), np.uint8)
         for image, index in zip(images, indices, strict=True):
             image[:] = self.prepare(self.source[index][0], index)

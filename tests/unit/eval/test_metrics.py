@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gsam.eval.metrics import Counter, wilson_interval
+from gsam.eval.metrics import Counter, judge, wilson_interval
 from tests.ranks import run_ranks
 
 
@@ -55,6 +55,22 @@ def test_batches_do_not_matter():
     assert (whole.n, whole.top1, whole.top5) == (parts.n, parts.top1, parts.top5)
     assert whole.nll == pytest.approx(parts.nll, rel=1e-12) and whole.ece == pytest.approx(parts.ece, rel=1e-12)
     assert whole.nll == pytest.approx(F.cross_entropy(logits.double(), labels).item(), rel=1e-6)
+
+
+def test_a_set_of_labels_is_hit_by_any_of_them():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.1, 0.1], [0.5, 0.3, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1]]))
+    found = judge(logits, torch.tensor([[1, 0], [2, 1], [0, -1]]))
+    assert found.correct.tolist() == [True, False, True] and found.in_top5.tolist() == [True, True, True]
+    assert found.nll.tolist() == pytest.approx([-math.log(0.8), -math.log(0.4), -math.log(0.7)], rel=1e-6)
+    assert found.confidence.tolist() == pytest.approx([0.5, 0.5, 0.7], rel=1e-6)
+
+
+def test_only_some_logits_compete():
+    logits = torch.tensor([[9.0, 1.0, 2.0, 0.0, 3.0, 8.0]])
+    found = judge(logits, torch.tensor([[4]]), torch.tensor([1, 2, 4]))
+    assert found.correct.tolist() == [True] and found.top5.tolist() == [[4, 2, 1]]
+    assert found.nll.item() == pytest.approx(-F.log_softmax(torch.tensor([1.0, 2.0, 3.0]), 0)[2].item(), rel=1e-6)
+    assert found.confidence.item() == pytest.approx(math.exp(-found.nll.item()), rel=1e-6)
 
 
 def test_nan_is_wrong_and_shows():
