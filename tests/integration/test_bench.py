@@ -30,3 +30,9 @@ def test_train_step(args):
     result = bench("train_step", *small, *args)
     assert 1 < result["gsam_to_vanilla"] < 6 and result["vanilla_to_plain"] > 0
     assert result["compile"] is (not args)
+
+
+def test_evaluate():
+    result = bench("evaluate", "--model", "test_vit", "--pictures", "32", "--batch", "16", "--workers", "1")
+    assert result["ratio"] > 0 and result["core_ratio"] > 0.3 and result["size"] == 160
+    assert {"decode_per_s", "forward_per_s", "evaluate_per_s", "device", "torch"} <= result.keys()
