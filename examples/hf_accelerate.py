@@ -21,7 +21,8 @@ accelerator = Accelerator(mixed_precision="bf16")  # not fp16: Accelerate's scal
 net, loader = accelerator.prepare(net, DataLoader(TensorDataset(*train), batch_size=100, shuffle=True))
 base = torch.optim.AdamW(net.parameters(), lr=3e-3)
 opt = GSAM(base, rho_max=0.1, rho_min=0.02, alpha=0.3, lr_max=3e-3, model=net)  # the prepared net: it may be a DDP
-opt, scheduler = accelerator.prepare(opt, torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps))
+opt = accelerator.prepare(opt)
+scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps)  # not prepared: it would step once per process
 
 for (x, y), _ in zip(loader, range(steps), strict=False):
 

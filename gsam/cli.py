@@ -55,7 +55,7 @@ def entry(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             rank = os.environ.get("RANK", "0")
-            if rank == "0" or not isinstance(error, SharedError):
+            if rank == "0" or not isinstance(error, (SharedError, FloatingPointError)):
                 print(f"error{'' if rank == '0' else f' on rank {rank}'}: {error}", file=sys.stderr)
             sys.exit(2)
 

@@ -1,5 +1,6 @@
 """Base optimizers and weight-decay groups. Decay is decoupled (p <- p - lr * weight_decay * p) and touches kernels only."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+# Without the hooks that torch wraps around every optimizer's `step`: SGDW's own step has them already.
+_SGD_STEP = getattr(torch.optim.SGD.step, "__wrapped__", torch.optim.SGD.step)
+
 
 class SGDW(torch.optim.SGD):
     """torch's SGD with decoupled weight decay. torch's own adds it to the gradient, where momentum multiplies it by
@@ -15,6 +19,11 @@ class SGDW(torch.optim.SGD):
 
     Source of the update: big_vision `optax.py` (decay added after momentum, scaled by the schedule like the step).
     """
+
+    def __init__(self, params: Any, lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0, *,
+                 nesterov: bool = False):  # fmt: skip
+        # Not torch's `fused`: it looks at a GradScaler's overflow by itself, after the decay.
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -29,7 +38,7 @@ class SGDW(torch.optim.SGD):
                 kept = [p for p in group["params"] if p.grad is not None]
                 if kept and decay:
                     torch._foreach_mul_(kept, 1.0 - group["lr"] * decay)
-            super().step()
+            _SGD_STEP(self)
             return loss
         finally:
             for group, decay in zip(self.param_groups, decays, strict=True):
@@ -44,9 +53,9 @@ class BaseConfig:
     weight_decay: float = 0.0  # decoupled, multiplied by the learning rate, kernels only
 
     def problems(self) -> Iterator[str]:
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             yield f"base.lr={self.lr}: must be positive"
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             yield f"base.weight_decay={self.weight_decay}: must not be negative"
 
 
@@ -122,10 +131,12 @@ class OtherConfig(BaseConfig):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
+        kernel, bias = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 2), (2,)))
+        kernel.grad, bias.grad = torch.ones(2, 2), torch.ones(2)
         try:
-            self.build([{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}])
-        except (ValueError, TypeError) as error:
-            yield f"base.name={self.name}: {error}"
+            self.build([{"params": [kernel]}, {"params": [bias]}]).step()
+        except Exception as error:  # other libraries' optimizers fail in many ways: unknown arguments, 2-D only, closures, …
+            yield f"base.name={self.name}: {error}; it must step two groups, of kernels and of biases, without a closure"
 
 
 def find_optimizer(name: str) -> type[Optimizer]:

@@ -20,8 +20,14 @@ def second_pass(model: nn.Module) -> Iterator[None]:
     `momentum = 0`, the usual recipe, would still count `num_batches_tracked`, and disabling twice would lose the value.
     """
     layers = [m for m in tracking(model) if m.training]
-    # InstanceNorm updates its statistics whatever track_running_stats says.
-    kept = [(b, b.clone()) for m in layers if isinstance(m, _InstanceNorm) for b in m.buffers()]
+    # Of other modules (timm's EvoNorm, spectral_norm) and of InstanceNorm, which asks track_running_stats for nothing.
+    frozen = {id(m) for m in layers if not isinstance(m, _InstanceNorm)}
+    kept = [
+        (m, name, b.clone())
+        for m in model.modules()
+        if m.training and id(m) not in frozen
+        for name, b in m.named_buffers(recurse=False)
+    ]
     try:
         for m in layers:
             m.track_running_stats = False
@@ -29,8 +35,9 @@ def second_pass(model: nn.Module) -> Iterator[None]:
     finally:
         for m in layers:
             m.track_running_stats = True
-        for buffer, value in kept:
-            buffer.copy_(value)
+        with torch.no_grad():
+            for m, name, value in kept:
+                m._buffers[name].copy_(value)
 
 
 class BatchStats:
@@ -42,48 +49,55 @@ class BatchStats:
     """
 
     def __init__(self, model: nn.Module):
-        self.layers = [m for m in tracking(model) if m.training]
-        self.buffers: list[Tensor] = [b for m in self.layers for b in (m.running_mean, m.running_var)]
-        self.counts: list[Tensor] = [m.num_batches_tracked for m in self.layers if m.num_batches_tracked is not None]
-        self.before: list[Tensor] = []
-        self.start: list[Tensor] = []
-        self.start_counts: list[Tensor] = []
-        self.sums: list[Tensor] = []
+        # By name: timm's EvoNorm, for one, has running statistics and is no torch norm.
+        named = [(n, b) for m in model.modules() if m.training for n, b in m.named_buffers(recurse=False)]
+        self.buffers: list[Tensor] = [b for n, b in named if n.startswith("running_")]
+        self.counts: list[Tensor] = [b for n, b in named if n == "num_batches_tracked"]
+        # Copies kept from step to step and written by one operation each: a ResNet-50 has a hundred buffers.
+        self.before, self.start = ([b.clone() for b in [*self.buffers, *self.counts]] for _ in range(2))
+        self.sums = [torch.empty_like(b) for b in self.buffers]
         self.parts = 0
 
     def begin(self) -> None:
         """At the start of a step."""
         self._mark()
-        self.before = [*self.start, *self.start_counts]
+        _copy(self.before, self.start)
 
-    def undo(self) -> None:
-        """A step that is skipped leaves no trace: its forward passes may have been infinite."""
-        for buffer, value in zip([*self.buffers, *self.counts], self.before, strict=True):
-            buffer.copy_(value)
+    def undo(self, when: Tensor | None = None) -> None:
+        """A step that is skipped leaves no trace: its forward passes may have been infinite. when: only where it is True,
+        shape () on the device."""
+        now = [*self.buffers, *self.counts]
+        if when is None:
+            _copy(now, self.before)
+        else:
+            _copy(now, [torch.where(when, a, b) for a, b in zip(self.before, now, strict=True)])
 
     def next_part(self) -> None:
         """Before every part but the first: bank the last one's statistics, go back to the step's start."""
         self._bank()
-        if self.buffers:
-            torch._foreach_copy_(self.buffers, self.start)
-        if self.counts:
-            torch._foreach_copy_(self.counts, self.start_counts)
+        _copy([*self.buffers, *self.counts], self.start)
 
     def end(self) -> None:
         """After the last part: the mean over this rank's parts stands in the model."""
         if self.parts and self.buffers:
             self._bank()
-            torch._foreach_copy_(self.buffers, torch._foreach_div(self.sums, self.parts))
+            _copy(self.buffers, torch._foreach_div(self.sums, self.parts))
         self._mark()
 
     def _mark(self) -> None:
-        self.start = [b.clone() for b in self.buffers]
-        self.start_counts = [c.clone() for c in self.counts]
-        self.sums, self.parts = [], 0
+        _copy(self.start, [*self.buffers, *self.counts])
+        self.parts = 0
 
     def _bank(self) -> None:
-        self.parts += 1
-        if not self.sums:
-            self.sums = [b.clone() for b in self.buffers]
-        else:
+        if not self.parts:
+            _copy(self.sums, self.buffers)
+        elif self.buffers:
             torch._foreach_add_(self.sums, self.buffers)
+        self.parts += 1
+
+
+def _copy(to: list[Tensor], of: list[Tensor]) -> None:
+    for floating in (True, False):  # a list of mixed types would be copied one by one
+        pairs = [(a, b) for a, b in zip(to, of, strict=True) if a.is_floating_point() is floating]
+        if pairs:
+            torch._foreach_copy_([a for a, _ in pairs], [b for _, b in pairs])

@@ -79,7 +79,8 @@ class EntropySGDEstimator:
         torch._foreach_mul_(momentum, self.inner_momentum)
         torch._foreach_add_(momentum, grads)
         torch._foreach_add_(grads, momentum, alpha=self.inner_momentum)  # Nesterov's look-ahead
-        torch._foreach_add_(grads, torch._foreach_sub(params, anchor), alpha=gamma)
+        for g, p, a in zip(grads, params, anchor, strict=True):  # not as lists: one more copy of the weights
+            g.add_(p - a, alpha=gamma)
         torch._foreach_add_(params, grads, alpha=-self.inner_lr)
         if self.noise:
             spread = self.noise * (2 * self.inner_lr) ** 0.5
@@ -89,13 +90,13 @@ class EntropySGDEstimator:
     def problems(self) -> Iterator[str]:
         if self.iterations < 1:
             yield f"optimizer.iterations={self.iterations}: at least 1 inner step"
-        if self.inner_lr <= 0:
+        if not 0 < self.inner_lr < math.inf:
             yield f"optimizer.inner_lr={self.inner_lr}: must be positive"
         for key in ("inner_momentum", "average"):
             if not 0 <= getattr(self, key) < 1:
                 yield f"optimizer.{key}={getattr(self, key)}: must be in [0, 1)"
         for key in ("gamma", "scoping", "noise"):
-            if getattr(self, key) < 0:
+            if not 0 <= getattr(self, key) < math.inf:
                 yield f"optimizer.{key}={getattr(self, key)}: must not be negative"
 
 

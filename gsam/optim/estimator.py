@@ -4,6 +4,7 @@ A method is a *gradient estimator*: for ONE group of images it leaves the gradie
 that is the same for all methods (groups, ranks, loss scaling, clipping, the base optimizer) is in engine.py and the trainer.
 """
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -96,6 +97,7 @@ class Perturbing:
     def __post_init__(self) -> None:
         self._room, self.kept = ops.Room(), ops.Room()  # of the moved weights, of the clean gradient
         self._warned = False
+        self._scaled: set[int] | None = None
 
     def bind(self, named: Iterable[tuple[str, Parameter]]) -> None:
         """Tell a method the parameters' names; only ASAM's original form asks for them."""
@@ -119,11 +121,11 @@ class Perturbing:
         if not constant and not all(decayed):
             yield "optimizer.rho_max and optimizer.rho_min: both are needed (or optimizer.rho alone for a constant radius)"
         low, high = self.rho_range
-        if low < 0 or high < 0:
+        if not (0 <= low < math.inf and 0 <= high < math.inf):
             yield f"optimizer.rho_min={low}, rho_max={high}: a perturbation radius is not negative"
-        if low > high:
+        elif low > high:
             yield f"optimizer.rho_min={low} is larger than optimizer.rho_max={high}: swap them"
-        if self.eta < 0:
+        if not 0 <= self.eta < math.inf:
             yield f"optimizer.eta={self.eta}: must not be negative"
         if self.group_size is not None and self.group_size < 1:
             yield f"optimizer.group_size={self.group_size}: at least 1 image, or null for one rank's batch"
@@ -135,10 +137,9 @@ class Perturbing:
     ) -> AbstractContextManager:
         """Context with the weights at w + e."""
         form = None if self.perturb is Perturb.sam else self.form
-        scaled = getattr(self, "_scaled", None)
-        if form is Form.original and scaled is None:
+        if form is Form.original and self._scaled is None:
             raise ValueError("form=original scales by parameter name: pass model=, or choose elementwise or big_vision")
-        return at_perturbed(params, clean, clean_norm, rho, self._room, form, self.eta, scaled)
+        return at_perturbed(params, clean, clean_norm, rho, self._room, form, self.eta, self._scaled)
 
     def watches(self, step: Step) -> bool:
         """Whether to look for lost perturbations: at steps 1, 2, 4, 8, …, since looking waits for the GPU, until it warned."""
@@ -148,8 +149,12 @@ class Perturbing:
         self, weights: Sequence[Tensor], moved: Sequence[Tensor], clean: Sequence[Tensor], clean_norm: Tensor
     ) -> None:
         """Once: when w + e rounds to w for most weights, because the median |e| is below half a unit in their last place."""
-        still = torch.stack([((m == w) & (g != 0)).sum() for w, m, g in zip(weights, moved, clean, strict=True)]).sum()
-        share = still / torch.stack([g.count_nonzero() for g in clean]).sum()
+        # Without weights of 0: ASAM leaves them alone, and any perturbation moves them.
+        both = [(w, m, (g != 0) & (w != 0)) for w, m, g in zip(weights, moved, clean, strict=True) if not g.is_sparse]
+        if not both:
+            return
+        still = torch.stack([((m == w) & moves).sum() for w, m, moves in both]).sum()
+        share = still / torch.stack([moves.sum() for _, _, moves in both]).sum()
         if not share > 0.5 or not clean_norm.isfinite():  # the share is NaN where all gradients are 0
             return
         self._warned = True
@@ -160,6 +165,12 @@ class Perturbing:
                 "second gradient is (nearly) the first. Enlarge rho, or keep the weights in float32 and use autocast",
                 stacklevel=2,
             )
+
+
+def cosine(inner: Tensor, one_norm: Tensor, other_norm: Tensor) -> Tensor:
+    """0 where a gradient is 0: NaN would spoil the mean of a whole logging interval."""
+    product = one_norm * other_norm
+    return torch.where(product == 0, torch.zeros_like(inner), inner / product)
 
 
 def two_gradients(
@@ -186,6 +197,8 @@ def two_gradients(
         if weights is not None:
             method.warn_if_lost(weights, [p.detach() for p in active], clean, clean_norm)
         sharp_loss = grad_fn(again=True)
+    if all(p.grad is None for p in params):
+        raise ValueError(f"in the second pass {NO_GRADIENT}")
     known = {id(p) for p in active}
     for p in params:  # a gradient in one pass only counts as zero in the other
         if p.grad is not None and id(p) not in known:

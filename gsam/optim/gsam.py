@@ -5,6 +5,7 @@ along g_p lowers the perturbed loss f_p; ascending along g_perp lowers the surro
 first order:      gradient used = g_p - alpha * g_perp.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -13,7 +14,7 @@ import torch
 from torch.nn import Parameter
 
 from gsam.optim import ops
-from gsam.optim.estimator import GradFn, Perturbing, Step, StepStats, two_gradients
+from gsam.optim.estimator import GradFn, Perturbing, Step, StepStats, cosine, two_gradients
 from gsam.optim.schedule import Follow
 
 
@@ -41,10 +42,10 @@ class GSAMEstimator(Perturbing):
                 sharp_norm = ops.norm(sharp)
                 inner, _ = ops.ascend(clean, sharp, -step.alpha)
                 torch._foreach_copy_(sharp, clean)
-            stats = stats._replace(sharp_norm=sharp_norm, cos=inner / (stats.clean_norm * sharp_norm))
+            stats = stats._replace(sharp_norm=sharp_norm, cos=cosine(inner, stats.clean_norm, sharp_norm))
         return stats
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if self.alpha < 0:
+        if not 0 <= self.alpha < math.inf:
             yield f"optimizer.alpha={self.alpha}: the ascent coefficient is not negative (0 is SAM)"

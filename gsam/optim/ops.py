@@ -19,7 +19,8 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
     """L2 norm of the whole list, shape ()."""
     if tensors[0].device.type == "cpu":  # torch's own norm adds up in one float32: 3e-3 off at 38 M elements
         return dot(tensors, tensors).sqrt()
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+    half = tensors[0].element_size() < 4  # fp16 overflows at 65504
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors), 2, torch.float32 if half else None)))
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

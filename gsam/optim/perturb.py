@@ -46,12 +46,21 @@ def at_perturbed(
     """Context with the weights at w + e. form None is SAM; `scaled`: ids for Form.original; room: see ops.perturbed."""
     if form is None:
         return ops.perturbed(params, clean, rho / (clean_norm + ops.EPS), room)
-    size = [p.detach().abs() for p in params]
-    if form is Form.original:
-        size = [t.add_(eta) if id(p) in scaled else t.fill_(1) for p, t in zip(params, size, strict=True)]
-    weighted = torch._foreach_mul(size, clean)  # |w| g
+    # In the room itself, tensor by tensor: lists of |w| and |w| g would be two more copies of the weights.
+    direction = [d.detach() for d in room.like([p.detach() for p in params])]
+    for p, g, d in zip(params, clean, direction, strict=True):
+        torch.mul(_size(p, form, eta, scaled), g, out=d)  # |w| g
     if form is Form.big_vision:
-        return ops.perturbed(params, weighted, rho / (clean_norm + ops.EPS), room)
-    scale = rho / (ops.norm(weighted) + ops.EPS)
-    torch._foreach_mul_(weighted, size)
-    return ops.perturbed(params, weighted, scale, room)
+        return ops.perturbed(params, direction, rho / (clean_norm + ops.EPS), room)
+    scale = rho / (ops.norm(direction) + ops.EPS)
+    for p, d in zip(params, direction, strict=True):
+        d.mul_(_size(p, form, eta, scaled))
+    return ops.perturbed(params, direction, scale, room)
+
+
+def _size(p: Parameter, form: Form, eta: float, scaled: set[int] | None) -> Tensor:
+    """T_w of one tensor."""
+    size = p.detach().abs()
+    if form is not Form.original:
+        return size
+    return size.add_(eta) if id(p) in scaled else size.fill_(1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch.nn import Parameter
 
 from gsam.optim import ops
-from gsam.optim.estimator import GradFn, Perturbing, Step, StepStats, two_gradients
+from gsam.optim.estimator import GradFn, Perturbing, Step, StepStats, cosine, two_gradients
 from gsam.optim.perturb import START, Perturb
 
 
@@ -20,7 +20,7 @@ class SAMEstimator(Perturbing):
         clean, sharp, stats = two_gradients(self, params, grad_fn, step)
         inner, square = ops.dots(clean, sharp)
         sharp_norm = square.sqrt()
-        return stats._replace(sharp_norm=sharp_norm, cos=inner / (stats.clean_norm * sharp_norm))
+        return stats._replace(sharp_norm=sharp_norm, cos=cosine(inner, stats.clean_norm, sharp_norm))
 
 
 @dataclass

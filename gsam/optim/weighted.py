@@ -1,5 +1,6 @@
 """min(f_p + lambda h) with the surrogate gap h = f_p - f: the paper's Sec. 4.1 and its ablation in Table 2."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import torch
 from torch.nn import Parameter
 
 from gsam.optim import ops
-from gsam.optim.estimator import GradFn, Perturbing, Step, StepStats, two_gradients
+from gsam.optim.estimator import GradFn, Perturbing, Step, StepStats, cosine, two_gradients
 
 
 @dataclass
@@ -21,7 +22,7 @@ class WeightedEstimator(Perturbing):
         clean, sharp, stats = two_gradients(self, params, grad_fn, step)
         inner, square = ops.dots(clean, sharp)
         sharp_norm = square.sqrt()
-        stats = stats._replace(sharp_norm=sharp_norm, cos=inner / (stats.clean_norm * sharp_norm))
+        stats = stats._replace(sharp_norm=sharp_norm, cos=cosine(inner, stats.clean_norm, sharp_norm))
         with torch.no_grad():
             for g, g_p in zip(clean, sharp, strict=True):  # in this form exactly g_p at rho = 0
                 torch.sub(g_p, g, out=g)
@@ -30,5 +31,5 @@ class WeightedEstimator(Perturbing):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if self.lam < -1:
+        if not -1 <= self.lam < math.inf:
             yield f"optimizer.lam={self.lam}: must be at least -1 (there only the clean loss is left)"

@@ -48,17 +48,20 @@ class SharpnessAware(Optimizer):
             problems.append(
                 "lr_max: rho follows the learning rate from rho_max to rho_min, so give lr_max (and lr_min)"
             )
+        if lr_max is not None and not 0 <= lr_min <= lr_max:
+            problems.append(f"lr_min={lr_min} must lie between 0 and lr_max={lr_max}")
+        problems += _unsupported(base, model)
         if problems:
             raise ValueError("; ".join(problems))
         if model is not None and hasattr(estimator, "bind"):
             estimator.bind(model.named_parameters())
-        super().__init__(base.param_groups, base.defaults)
         self.base, self.estimator, self.model = base, estimator, model
         self.lr_max, self.lr_min, self.alpha, self.steps = lr_max, lr_min, alpha, 0
-        self._alias()
+        super().__init__([{"params": []}], base.defaults)
 
-    def _alias(self) -> None:
-        self.param_groups, self.state = self.base.param_groups, self.base.state
+    # The base's own, whenever it is looked at: loading a state makes new ones.
+    param_groups = property(lambda self: self.base.param_groups, lambda self, _: None)
+    state = property(lambda self: self.base.state, lambda self, _: None)
 
     def step(self, closure: Callable[[], Tensor] | None = None, scaler: Any = None) -> Tensor:
         """One update. closure: forward, backward, return the loss (with `scaler`: backward of `scaler.scale(loss)`); it is
@@ -66,40 +69,50 @@ class SharpnessAware(Optimizer):
         leaves no gradient. A non-finite scaled gradient in either pass leaves weights and state unchanged (fp16)."""
         if closure is None:
             raise ValueError("step() needs a closure (forward, backward, return loss): it is called once per pass")
-        if scaler is not None and not self.estimator.scale_free:
+        if scaler is not None and scaler.is_enabled() and not self.estimator.scale_free:
             raise ValueError(f"{self.estimator.name} needs true gradient magnitudes: no GradScaler; use bf16 or fp32")
-        self._alias()  # loading a state into the base optimizer makes new groups
-        if self.estimator.local and not self._sees_ddp() and _world() > 1:
-            # Somebody else's DDP synchronises both passes: one perturbation for all ranks, nothing left to reduce, and with
-            # gradient_as_bucket_view pass 2 is written over the gradients of pass 1.
-            self.estimator.scope = Scope["global"]
-        params = [p for group in self.param_groups for p in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         lr = self.param_groups[0]["lr"]
-        low, high = getattr(self.estimator, "rho_range", (0.0, 0.0))
-        rho = high if low == high else follow_lr(lr, self.lr_min, self.lr_max, low, high)
-        step = Step(self.steps, lr, rho, self.alpha, self.seed)
-        batch_stats = BatchStats(self.model) if self.model is not None and _world() > 1 else None
-        stats = estimate(self.estimator, params, [self._grad_fn(closure)], step, batch_stats)
+        step = Step(self.steps, lr, self._rho(lr), self.alpha, self.seed)
+        scaled = scaler is not None and scaler.is_enabled()
+        batch_stats = BatchStats(self.model) if self.model is not None and (_world() > 1 or scaled) else None
+        stats = estimate(self.estimator, params, [self._grad_fn(closure, params)], step, batch_stats)
         self.steps, self.stats = self.steps + 1, stats
-        if scaler is None:
+        if not scaled:
             self.base.step()
-        else:
-            scaler.step(self.base)
-            scaler.update()
+            return stats.loss
+        one = torch.ones((), device=params[0].device)
+        before = scaler.scale(one)
+        scaler.unscale_(self.base)  # here, also for fused optimizers: hooks of the base see the true gradient
+        scaler.step(self.base)
+        scaler.update()
+        if batch_stats is not None:  # skipped: decided on the device, nothing waits
+            batch_stats.undo(when=scaler.scale(one) < before)
         return stats.loss
+
+    def _rho(self, lr: float) -> float:
+        low, high = getattr(self.estimator, "rho_range", (0.0, 0.0))
+        if low == high:
+            return high
+        if lr > self.lr_max * (1 + 1e-6):
+            raise ValueError(
+                f"the learning rate is {lr:g}, above lr_max={self.lr_max:g}: rho would exceed rho_max={high:g}; give the "
+                "largest learning rate of the schedule as lr_max"
+            )
+        return follow_lr(lr, self.lr_min, self.lr_max, low, high)
 
     def _sees_ddp(self) -> bool:
         return isinstance(_inner(self.model), DistributedDataParallel)
 
-    def _grad_fn(self, closure: Callable[[], Tensor]) -> Callable[..., Tensor]:
-        states: list[Tensor] = []
+    def _grad_fn(self, closure: Callable[[], Tensor], params: list[Tensor]) -> Callable[..., Tensor]:
+        states: dict[torch.device, Tensor] = {}
         no_sync = _inner(self.model).no_sync if self.estimator.local and self._sees_ddp() else nullcontext
 
         def grad_fn(*, again: bool = False, batch: int = 0) -> Tensor:
             self.zero_grad(set_to_none=True)
             torch.clear_autocast_cache()  # under an autocast block around step() it holds the weights of the last pass
             if self.model is not None and not again:
-                states[:] = _random_states()
+                states.update(_random_states(params))
             frozen = second_pass(self.model) if again and self.model is not None else nullcontext()
             replay = _replayed(states) if again and states else nullcontext()
             with torch.enable_grad(), frozen, replay, no_sync():
@@ -111,10 +124,8 @@ class SharpnessAware(Optimizer):
         return grad_fn
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if "base" in self.__dict__:
+        if param_group["params"] != []:  # of the constructor: the groups are the base's
             self.base.add_param_group(param_group)
-        else:
-            super().add_param_group(param_group)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.estimator}, base={self.base!r})"
@@ -128,7 +139,6 @@ class SharpnessAware(Optimizer):
         super().__setstate__(state)
         if self.model is not None and hasattr(self.estimator, "bind"):
             self.estimator.bind(self.model.named_parameters())  # it keeps ids, which are other ones in the copy
-        self._alias()
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state and the number of steps: nothing else has to survive a restart."""
@@ -138,7 +148,6 @@ class SharpnessAware(Optimizer):
         """Also takes a state of the base optimizer alone."""
         self.base.load_state_dict({k: v for k, v in state_dict.items() if k != "steps"})
         self.steps = state_dict.get("steps", self.steps)
-        self._alias()
 
 
 def _inner(model: nn.Module | None) -> nn.Module | None:
@@ -149,18 +158,40 @@ def _world() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _random_states() -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    return states + ([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])
+def _random_states(params: list[Tensor]) -> dict[torch.device, Tensor]:
+    """Of the CPU and of every device with parameters."""
+    states = {torch.device("cpu"): torch.get_rng_state()}
+    for device in {p.device for p in params if p.device.type != "cpu"}:
+        module = torch.get_device_module(device)
+        states[device] = module.get_rng_state() if device.type == "mps" else module.get_rng_state(device)
+    return states
 
 
 @contextmanager
-def _replayed(states: list[Tensor]) -> Iterator[None]:
+def _replayed(states: dict[torch.device, Tensor]) -> Iterator[None]:
     """The random numbers drawn since `states` were taken are drawn again."""
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state(states[1])
+    for device, state in states.items():
+        if device.type in ("cpu", "mps"):
+            (torch if device.type == "cpu" else torch.mps).set_rng_state(state)
+        else:
+            torch.get_device_module(device).set_rng_state(state, device)
     yield
+
+
+def _unsupported(base: Optimizer, model: Any) -> Iterator[str]:
+    """What would train wrongly, or fail with a message about something else."""
+    params = [p for group in base.param_groups for p in group["params"]]
+    kinds = {type(p).__name__ for p in params} | {type(m).__name__ for m in getattr(model, "modules", list)()}
+    if not isinstance(model, (nn.Module, type(None))):
+        yield f"model is a {type(model).__name__}; give the network, a torch.nn.Module"
+    if {"DTensor", "FlatParameter", "FullyShardedDataParallel"} & kinds:
+        yield "sharded parameters (FSDP, DTensor) are not supported, norms would be a shard's; use DistributedDataParallel"
+    if isinstance(_inner(model), DistributedDataParallel) and model.static_graph:
+        yield "DistributedDataParallel(static_graph=True) does not go with no_sync, which this needs: leave static_graph out"
+    if any(p.is_complex() for p in params):
+        yield "complex parameters are not supported: give their real view, torch.view_as_real"
+    if isinstance(base, torch.optim.LBFGS):
+        yield "LBFGS calls the closure itself, so it cannot be the base optimizer; choose one whose step() needs none"
 
 
 def _scope(model: nn.Module | None) -> Scope:

@@ -78,7 +78,7 @@ class Stepper:
         else:
             self.skip(stats)
         self.scaler.update()
-        if self.ema is not None:
+        if self.ema is not None and finite:
             self.ema.update(self.model, self.step)
         self.step, self.skipped_in_row = self.step + 1, self.skipped_in_row * (not finite)
         return numbers(stats, grad_norm, scale) if finite else {}

@@ -16,7 +16,7 @@ from gsam.train import checkpoint, resume
 from gsam.train.memory import explained
 from gsam.train.metrics_log import Meter, MetricsLog
 from gsam.train.profiler import Profiler
-from gsam.train.progress import Progress
+from gsam.train.progress import Progress, say
 from gsam.train.run_folder import RunFolder
 from gsam.train.signals import Signals
 from gsam.train.stepper import Batch, Stepper, effective_m, grad_evals, images_per_step
@@ -61,32 +61,45 @@ class Trainer:
             return
         self.runtime.on_main(self.folder.open)
         try:
-            self._fit()
+            with Signals(self.runtime) as signals:
+                left = self._fit(signals)
+            self._end(left)
         finally:
             self.folder.close()
 
-    def _fit(self) -> None:
+    def _fit(self, signals: Signals) -> str | None:
+        """See `_run`; everything is on disk afterwards."""
         self.log = MetricsLog(
-            self.folder.path, self.config.wandb, as_dict(self.config), self.run_name, self.runtime.is_main
+            self.folder.path, self.config.wandb, as_dict(self.config), self.run_name, self.runtime.is_main, self._say
         )
         self._restore()
         if self.config.train.profile_steps:
             self.stop_step = min(self.stop_step, self.step + Profiler.LEAD + self.config.train.profile_steps)
         self._header()
         self.progress = Progress(self._label(), self.stop_step, start=self.step, active=self.runtime.is_main)
-        self.writer = checkpoint.Writer(self.folder.checkpoints, self.config.train.keep_last, self.progress.note)
+        keep, note = self.config.train.keep_last, self.progress.note
+        self.writer = checkpoint.Writer(self.folder.checkpoints, keep, note, first=self.log.sync)
         try:
-            with Signals(self.runtime) as signals:
-                left = self._run(signals)
+            return self._run(signals)
         finally:
             self.writer.wait()
             self.progress.close()
             self.log.close()
+
+    def _end(self, left: str | None) -> None:
+        saved = not self.writer.failed
         if left:
             raise Requeue(
-                f"{self.run_name}: {left} at step {self.step} of {self.total_steps}; saved, the same command continues"
+                f"{self.run_name}: {left} at step {self.step} of {self.total_steps}; "
+                f"{'saved' if saved else 'NOT saved'}, the same command continues"
+                + ("" if saved else " from the checkpoint before")
             )
         if self.step == self.total_steps:
+            if not saved:
+                raise ValueError(
+                    f"{self.folder.path}: the last checkpoint could not be written, so the run is not finished; make room, then "
+                    "the same command continues from the checkpoint before"
+                )
             self.folder.finish()
         else:
             why = "train.profile_steps" if self.config.train.profile_steps else "train.max_steps"
@@ -131,6 +144,14 @@ class Trainer:
             return self.stepper.train_step(batches)
         except torch.OutOfMemoryError as error:
             problem = error.with_traceback(None)  # its frames hold the activations
+        except RuntimeError as error:
+            if "find_unused_parameters" not in str(error):
+                raise
+            raise ValueError(
+                f"optimizer={self.config.optimizer.name} on {self.runtime.world} ranks lets DDP average each pass, for which "
+                "every parameter needs a gradient in every pass; freeze those that the model does not use, or choose "
+                f"optimizer=sam or gsam (scope=group). DDP says: {str(error).splitlines()[0]}"
+            ) from error
         raise explained(self.stepper, batches, problem)
 
     def _batches(self) -> Iterator[list[Batch]]:
@@ -214,7 +235,7 @@ class Trainer:
     def _restore(self) -> None:
         found = self.runtime.on_main(lambda: checkpoint.newest(self.folder.checkpoints, self._say))
         if found is None:
-            self.log.truncate(0)
+            self.runtime.on_main(lambda: self.log.truncate(0))
             return
         state = checkpoint.read(found, verify=False)  # rank 0 has just done that
         for note in resume.compare(found, state, resume.facts(self.config, self.runtime)):
@@ -222,7 +243,7 @@ class Trainer:
         self.stepper.load_state_dict(state)
         self.meter.load_state_dict(state["meter"], self.runtime.device)
         self.best_top1, self.seconds = state["best_top1"], state["seconds"]
-        self.log.truncate(self.step)
+        self.runtime.on_main(lambda: self.log.truncate(self.step))
 
     # ---- small parts ------------------------------------------------------------------------------------------------
 
@@ -268,7 +289,7 @@ class Trainer:
 
     def _say(self, text: str) -> None:
         if self.runtime.is_main:
-            print(text, flush=True)
+            say(text)
 
     def _profiler(self) -> Profiler | None:
         steps = self.config.train.profile_steps

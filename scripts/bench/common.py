@@ -31,15 +31,16 @@ def seconds(job: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def in_turns(jobs: dict[str, Callable[[], Any]], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Seconds of every job in every round: A B C, A B C, … so that a machine whose speed drifts slows all of them alike."""
+def in_turns(jobs: dict[str, Callable[[], Any]], rounds: int, warmup: int = 2, calls: int = 1) -> dict[str, list[float]]:
+    """Seconds per call of every job in every round: A B C, A B C, … so that a machine whose speed drifts slows all of them
+    alike. calls: per timing; several on a GPU, where one alone hides how far the host runs ahead."""
     for _ in range(warmup):
         for job in jobs.values():
             job()
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
-            times[name].append(seconds(job))
+            times[name].append(seconds(lambda job=job: [job() for _ in range(calls)]) / calls)
     return times
 
 

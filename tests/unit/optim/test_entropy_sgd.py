@@ -94,3 +94,16 @@ def test_noise_has_the_spread_of_the_langevin_step():
 def test_impossible_settings(settings, words):
     (problem,) = EntropySGDEstimator(**settings).problems()
     assert words in problem
+
+
+def test_each_inner_step_draws_noise_of_its_own():
+    """With nothing but noise, L steps of equal noise would end L times as far as one: in the mean the square root of L."""
+    settings = {"gamma": 0.0, "noise": 1e3, "inner_momentum": 0.0, "average": 0.0, "inner_lr": 1e-9}
+    ends = [run(EntropySGDEstimator(iterations=n, **settings), net64())[0] for n in (1, 4)]
+    one, four = (torch.cat([u.flatten() for u in end]).norm() for end in ends)
+    assert four / one == pytest.approx(2.0, rel=0.15)
+
+
+def test_the_pull_grows_only_to_where_the_inner_steps_stay_stable():
+    method = EntropySGDEstimator(gamma=1e-4, scoping=1e-3, inner_lr=0.1)
+    assert method.pull(1000) == pytest.approx(1e-4 * 1.001**1000) and method.pull(10**6) == 0.5 / 0.1

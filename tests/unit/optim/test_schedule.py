@@ -44,6 +44,23 @@ def test_rho_and_alpha_of_their_own():
     assert s.alpha(10) == pytest.approx(0.8) and s.alpha(100) == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize(
+    ("how", "share"),
+    [(Follow.constant, 1.0), (Follow.linear, 0.75), (Follow.cosine, (1 + 2**-0.5) / 2), (Follow.polynomial, 0.75**2)],
+)
+def test_each_shape_of_rho_and_alpha_after_a_quarter(how, share):
+    """Without warm-up, whatever the learning rate does: high * share + low * (1 - share)."""
+    s = Schedules(Shape.constant, 100, 10, 0.1, 0.0, 0.1, 0.3, how, 0.8, how)
+    assert s.rho(25) == pytest.approx(0.1 + 0.2 * share)
+    assert s.alpha(25) == pytest.approx(0.8 * share)
+
+
+def test_inverse_square_root_of_rho_and_alpha():
+    s = Schedules(Shape.constant, 100, 10, 0.1, 0.0, 0.1, 0.3, Follow.inverse_sqrt, 0.8, Follow.inverse_sqrt)
+    assert s.rho(3) == pytest.approx(0.15) and s.rho(24) == pytest.approx(0.1)  # not below rho_min
+    assert s.alpha(24) == pytest.approx(0.8 / 5)
+
+
 def test_polynomial_and_inverse_square_root():
     s = Schedules(Shape.polynomial, 1100, 100, 1.0, 0.2, power=3.0)
     assert s.lr(600) == pytest.approx(0.2 + 0.8 * 0.5**3)

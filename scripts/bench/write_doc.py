@@ -1,0 +1,76 @@
+"""docs/benchmarks.md from docs/bench/results.jsonl, where `--record docs/bench/results.jsonl` of every benchmark appends."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORD, PAGE = ROOT / "docs" / "bench" / "results.jsonl", ROOT / "docs" / "benchmarks.md"
+
+HEAD = """\
+# Benchmarks
+
+Written by `python scripts/bench/write_doc.py` from [bench/results.jsonl](bench/results.jsonl), which has every part of every
+number. To repeat one: `python scripts/bench/<name>.py … --record docs/bench/results.jsonl`. Everything is measured in turns in
+one run, medians over rounds: compare ratios, not seconds of different machines. What has no row was not run.
+"""
+
+# name: (what it measures, {column: (key of the JSON line, format)})
+TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
+    "optimizer": (
+        "What a GSAM step costs beyond two gradients and its base optimizer. *Of the floor*: over 12 N x 4 bytes / the best "
+        "bandwidth of the same run. *Of the peer*: over the same difference of pytorch_optimizer's GSAM, and of its SAM. "
+        "*Copies*: peak memory beyond vanilla, in copies of the weights, with one group and with four.",
+        {
+            "model": ("model", ""), "of the floor": ("ratio_to_floor", ".2f"), "of the peer": ("ratio_to_peer", ".2f"),
+            "SAM, of the peer": ("sam_ratio_to_peer", ".2f"), "overhead, ms": ("gsam_overhead_s", "ms"),
+            "GB/s": ("bandwidth_gb_s", ".1f"), "copies, 1 group": ("copies_1_groups", ".2f"),
+            "copies, 4": ("copies_4_groups", ".2f"), "peer": ("pytorch_optimizer", ""),
+        },
+    ),
+    "train_step": (
+        "The trainer's whole step. *GSAM*: of its vanilla step. *Vanilla*: of a plain torch loop over the same model.",
+        {
+            "model": ("model", ""), "batch": ("batch", ""), "precision": ("precision", ""), "compiled": ("compile", ""),
+            "GSAM": ("gsam_to_vanilla", ".2f"), "vanilla": ("vanilla_to_plain", ".2f"), "GSAM step, ms": ("gsam_s", "ms"),
+        },
+    ),
+}  # fmt: skip
+WHERE = {
+    "device": ("device", ""), "processor": ("machine", ""), "torch": ("torch", ""), "rounds": ("rounds", ""),
+    "commit": ("git_hash", ""),
+}  # fmt: skip
+
+
+def cell(row: dict[str, Any], key: str, how: str) -> str:
+    value = row.get(key)
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{1e3 * value:.1f}" if how == "ms" else format(value, how)
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    parts = [HEAD]
+    for name, (text, columns) in TABLES.items():
+        mine, shown = [row for row in rows if row["benchmark"] == name], columns | WHERE
+        parts.append(f"## `scripts/bench/{name}.py`\n\n{text}\n")
+        lines = ["| " + " | ".join(shown) + " |", "|" + " --- |" * len(shown)]
+        lines += ["| " + " | ".join(cell(row, *column) for column in shown.values()) + " |" for row in mine]
+        parts.append("\n".join(lines) + "\n" if mine else "Not run.\n")
+    return "\n".join(parts)
+
+
+def main() -> int:
+    if not RECORD.exists():
+        print(f"error: {RECORD.relative_to(ROOT)} is not there; a benchmark with --record writes it", file=sys.stderr)
+        return 2
+    PAGE.write_text(page([json.loads(line) for line in RECORD.read_text().splitlines()]))
+    print(f"written: {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
