@@ -12,9 +12,11 @@ import timm
 import torch
 import yaml
 
+from gsam.eval.doctor import main as doctor_main
 from gsam.eval.evalsets import EvalSet
 from gsam.eval.layouts import class_list
 from gsam.eval.prepare import SETS, stated
+from scripts.prepare_eval import main as prepare_main
 from tests.unit.sets.official import imagenet_r, write_tar
 
 ROOT = Path(__file__).parents[2]
@@ -76,22 +78,21 @@ def test_its_numbers():
     assert all(number in PAGE for number in ("988", "0.15 %", "3,163"))
 
 
-def run(*words):
-    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=200)
-
-
-def test_from_the_archive_to_the_card(tmp_path):
+def test_from_the_archive_to_the_card(tmp_path, capsys, monkeypatch):
     """The printed commands, as they are printed."""
     network = "test_byobnet.r160_in1k"
     torch.save(timm.create_model(network).state_dict(), tmp_path / "net.pth")
     archive, local = write_tar(tmp_path / "imagenet-r.tar", imagenet_r()), tmp_path / "paths.yaml"
-    prepared = run("scripts/prepare_eval.py", "r", "--from", archive, "--to", tmp_path, "--partial", "--local", local)
-    assert prepared.returncode == 0, prepared.stderr
-    check, evaluate = re.findall(r"python (.*)", prepared.stdout)
-    doctor = run(*shlex.split(check))
-    assert doctor.returncode == 1 and "instead of 30,000" in doctor.stdout  # partial
+    words = ["r", "--from", archive, "--to", tmp_path, "--partial", "--local", local]
+    monkeypatch.setattr(sys, "argv", ["prepare_eval.py", *map(str, words)])
+    assert prepare_main() == 0
+    check, evaluate = re.findall(r"python (.*)", capsys.readouterr().out)
+    module, root = shlex.split(check)[1:]
+    assert module == "gsam.eval.doctor" and doctor_main([root]) == 1  # partial
+    assert "instead of 30,000" in capsys.readouterr().out
     words = shlex.split(evaluate.replace("<run folder or timm:name>", f"{tmp_path}/net.pth"))
-    result = run(*words, f"network={network}", f"out={tmp_path}/out", "workers=0")
+    words = [sys.executable, *words, f"network={network}", f"out={tmp_path}/out", "workers=0"]
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert {row["evalset"]: row["n"] for row in rows} == {"imagenet_r": 200, "imagenet_r_200": 200}

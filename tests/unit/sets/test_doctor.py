@@ -95,12 +95,13 @@ def test_nothing_is_wrong_with_a_good_set_and_a_model_that_scores_as_published(v
         assert words in text, text
 
 
-def test_the_command_itself(v2):
-    words = [sys.executable, "-m", "gsam.eval.doctor", str(v2), "--all"]
-    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "all 10,000" in result.stdout and "not run: no --weights given" in result.stdout
-    assert "decode 10000/10000" in result.stdout
+def test_the_command_itself(tmp_path):
+    (root,) = write_folder(tmp_path, official.imagenet_r()).iterdir()
+    words = [sys.executable, "-m", "gsam.eval.doctor", str(root), "--all"]
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 1 and "200 in the set instead of 30,000" in result.stdout, result.stdout + result.stderr
+    assert "all 200" in result.stdout and "not run: no --weights given" in result.stdout
+    assert "decode 200/200" in result.stdout
 
 
 # ---- what needs no model ------------------------------------------------------------------------------------------

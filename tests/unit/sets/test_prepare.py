@@ -86,6 +86,7 @@ def test_another_number_of_pictures_is_refused_and_leaves_nothing(downloads, tmp
         run("r", downloads, tmp_path, partial=False)
 
 
+@pytest.mark.slow
 def test_v2_with_its_official_number_is_whole(tmp_path):
     files = official.in_folders(f"{official.V2}/", map(str, range(1000)), "jpeg", each=10)
     archive = write_tar(tmp_path / "imagenetv2-matched-frequency.tar.gz", files, "w:gz")
