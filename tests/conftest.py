@@ -7,6 +7,8 @@ import pytest
 
 # One thread per process: the suite runs several tests at once on the same cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests read no roots of the user's own: no file configs/local/none.yaml.
+os.environ["GSAM_PATHS"] = "none"
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 from gsam.cli import CONFIGS
 from gsam.files import write_atomic
 
-LOCAL = CONFIGS / "local" / "paths.yaml"
+LOCAL = CONFIGS / "local" / f"{os.environ.get('GSAM_PATHS', 'paths')}.yaml"
 
 
 def data_folder(local: Path) -> Path:

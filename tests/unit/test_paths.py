@@ -28,14 +28,15 @@ FOLDERS = {
 
 
 @pytest.fixture
-def configs(tmp_path):
+def configs(tmp_path, monkeypatch):
     """A copy of configs/ without what this checkout's user has put into configs/local/."""
+    monkeypatch.delenv("GSAM_PATHS", raising=False)
     return shutil.copytree(ROOT / "configs", tmp_path / "configs", ignore=shutil.ignore_patterns("local"))
 
 
-def write_local(configs, **roots):
-    (configs / "local").mkdir()
-    (configs / "local" / "paths.yaml").write_text(yaml.safe_dump(roots))
+def write_local(configs, file="paths", **roots):
+    (configs / "local").mkdir(exist_ok=True)
+    (configs / "local" / f"{file}.yaml").write_text(yaml.safe_dump(roots))
 
 
 def roots_of(configs, *overrides, script="evaluate"):
@@ -55,6 +56,14 @@ def test_the_users_file_wins_over_the_defaults_and_the_command_over_both(configs
     write_local(configs, data="/mine", imagenet="/fast/imagenet")
     roots = roots_of(configs, "paths.imagenet_a=/a", script=script)
     assert (roots["imagenet"], roots["imagenet_a"], roots["imagenet_r"]) == ("/fast/imagenet", "/a", "/mine/imagenet-r")
+
+
+def test_the_environment_chooses_between_files(configs, monkeypatch):
+    write_local(configs, data="/here")
+    write_local(configs, file="cluster", data="/scratch")
+    assert roots_of(configs)["data"] == "/here"
+    monkeypatch.setenv("GSAM_PATHS", "cluster")
+    assert roots_of(configs)["data"] == "/scratch"
 
 
 def test_a_typo_in_the_users_file_is_named(configs):
