@@ -123,7 +123,7 @@ class _Evaluation:
             row |= _measured(scored[name]) | same
             tta = "; mean logits with the mirror image" if config.flip_tta else ""
             scoring = evalsets.scoring_text(self.sets[name], subject.num_classes)
-            row["protocol"] = f"{prepare.text()}; {scoring}{tta}"
+            row["protocol"] = f"{evalsets.origin_text(one.evalset, one.corruption)}{prepare.text()}; {scoring}{tta}"
             row["predictions"] = f"predictions/{predictions.file_name(row)}"
         runtime.on_main(lambda: self._store(rows, scored))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from gsam.data.checks import workers_of
 from gsam.data.sources import Source
 
 from . import layouts
+from .corruptions import frost_origin
 from .pictures import Clean, Copy, PictureLoader
 from .preprocess import Preprocess
 from .scoring import Scoring
@@ -101,6 +104,17 @@ def origin(evalset: EvalSet) -> str | None:
         return None
     own = evalset.made_here or os.path.exists(os.path.join(evalset.root, GENERATED))
     return "generated" if own else "official"
+
+
+def origin_text(evalset: EvalSet, corruption: str | None) -> str:
+    """The same in words, for a row's protocol, with the textures of generated frost; "" for clean sets."""
+    if origin(evalset) != "generated":
+        return "official copies; " if evalset.corruptions else ""
+    if evalset.made_here:
+        frost = f"frost ({frost_origin(None)})"
+    else:
+        frost = json.loads(Path(evalset.root, GENERATED).read_text()).get("frost", "frost")
+    return f"generated copies{f' with {frost}' if corruption == 'frost' else ''}; "
 
 
 def num_classes(evalset: EvalSet) -> int:

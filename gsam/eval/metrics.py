@@ -135,4 +135,4 @@ def wilson_interval(rate: float, n: int, z: float = 1.959963984540054) -> tuple[
         raise ValueError(f"a Wilson interval needs n >= 1 and a rate in [0, 1], not n={n}, rate={rate}")
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))  # rounding must not exclude 0 and 1

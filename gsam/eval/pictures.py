@@ -159,7 +159,11 @@ class _Prepared(Dataset):
         keep_freed_memory()
         images = np.empty((len(indices), self.prepare.size, self.prepare.size, 3), np.uint8)
         for image, index in zip(images, indices, strict=True):
-            image[:] = self.prepare(self.source[index][0], index)
+            pixels = self.source[index][0]
+            try:
+                image[:] = self.prepare(pixels, index)
+            except ValueError as error:
+                raise ValueError(f"{self.source.describe(index)}: {error}") from error
         return images
 
 

@@ -16,7 +16,7 @@ def wilson(rate: float, n: int) -> tuple[float, float]:
     z = Z95
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))  # rounding must not exclude 0 and 1
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

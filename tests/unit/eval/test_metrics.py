@@ -126,5 +126,6 @@ def test_wilson_interval():
     for hits, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (1, 29, 0.0061, 0.1718)):
         assert wilson_interval(hits / n, n) == pytest.approx((low, high), abs=5e-5)
     assert wilson_interval(1.0, 20)[1] == 1.0 and wilson_interval(0.0, 20)[0] == 0.0
+    assert wilson_interval(0.0, 200)[0] == 0.0  # where centre - half is 3e-18
     with pytest.raises(ValueError, match="n >= 1"):
         wilson_interval(0.5, 0)
