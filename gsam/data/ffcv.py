@@ -39,7 +39,7 @@ class FFCVLoader:
         self._loader = self._ffcv.open_loader(
             path, train=plan.train, size=augment.size, batch_size=plan.batch_size, workers=workers
         )
-        self._labels = torch.from_numpy(_labels(self._loader.reader, manifest, path))
+        self._labels = torch.from_numpy(stored_labels(self._loader.reader, manifest, path))
 
     def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See gsam.data.Loader."""
@@ -56,6 +56,9 @@ class FFCVLoader:
         finally:
             batches.close()
 
+    def close(self) -> None:
+        """See gsam.data.Loader: the threads have ended with their epoch."""
+
     def _parameters(self, epoch: int) -> np.ndarray:
         """What the kernel needs to know, float64 (NUM_PARAMETERS,), where seeds and epochs are exact below 2**53."""
         kernels, plan, augment = self._ffcv.kernels, self._plan, self._augment
@@ -69,7 +72,7 @@ class FFCVLoader:
         return values
 
 
-def _labels(reader, manifest: dict, path: str) -> np.ndarray:
+def stored_labels(reader, manifest: dict, path: str) -> np.ndarray:
     """All labels of the file, int64 (N,). Raises ValueError if they are not those of the manifest."""
     labels = np.ascontiguousarray(reader.metadata[f"f{reader.field_names.index('label')}"])
     complete = len(labels) == len(reader.alloc_table) == manifest["n"]

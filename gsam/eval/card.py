@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gsam.config import ConfigError, EvalConfig, as_dict
-from gsam.eval import evalsets
+from gsam.eval import checks, evalsets
 from gsam.eval.evalsets import EvalSet, Pass
 from gsam.eval.metrics import wilson_interval
 from gsam.eval.runner import score
@@ -113,7 +113,7 @@ class _Evaluation:
         )  # fmt: skip
         prepare = evalsets.prepare(one.evalset, subject.preprocess, one.corruption, one.severity)
         same = {
-            "backend": "folder",
+            "backend": getattr(source, "backend", "folder"),
             "versions": _versions(),
             "pictures": evalsets.pictures_hash(one.evalset, source, one.corruption, one.severity),
             "corruption_preset": prepare.preset(source[0][0]),
@@ -157,10 +157,10 @@ def _checked(config: EvalConfig) -> tuple[dict[str, str], list[str]]:
     """Sets whose root does not exist, with the reason; and every other problem, of all sets."""
     missing, problems = {}, []
     for name, evalset in config.evalsets.items():
-        found = list(evalsets.check(name, evalset))
+        problems += checks.settings_problems(f"evalsets.{name}", evalset)
+        found = checks.picture_problems(f"evalsets.{name}", evalset)
         if found and not Path(evalset.root).exists() and not config.strict:
-            missing[name] = found[-1]
-            problems += found[:-1]
+            missing[name] = found[0]
         else:
             problems += found
     return missing, problems

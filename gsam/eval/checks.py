@@ -15,12 +15,16 @@ CANVAS = 224  # pixels of the pictures of ImageNet-C
 LABELS, ARGMAX = ("folder", "real"), ("all", "classes")
 
 
-def problems(at: str, evalset: EvalSet) -> Iterator[str]:
-    """See gsam.eval.evalsets.check; `at` is the set's place in the configuration."""
-    found = [*_choices(at, evalset), *_corruptions(at, evalset)]
-    yield from found
-    if not any(key in problem for problem in found for key in (".layout=", ".source=", ".split=", ".classes=")):
-        yield from _pictures(at, evalset)
+def settings_problems(at: str, evalset: EvalSet) -> list[str]:
+    """What is wrong with the keys; `at` is the set's place in the configuration."""
+    return [*_choices(at, evalset), *_corruptions(at, evalset)]
+
+
+def picture_problems(at: str, evalset: EvalSet) -> list[str]:
+    """What is wrong with the folders; nothing as long as the keys do not say which."""
+    if any(key in p for p in _choices(at, evalset) for key in (".layout=", ".source=", ".split=", ".classes=")):
+        return []
+    return list(_pictures(at, evalset))
 
 
 def _choices(at: str, evalset: EvalSet) -> Iterator[str]:

@@ -32,7 +32,7 @@ class EvalSet:
 
     layout: str = "split"
     """split (source and split) | wnid (<root>/<wnid>/*) | index (<root>/<0..999>/*) | corrupted (<root>/<corruption>/
-    <severity>/<class>/*, stored copies; with `split` copies are made while they are read)"""
+    <severity>/<class>/* or /<split>.beton, stored copies; with layout split copies are made while they are read)"""
     source: str = "imagenet"
     """key of gsam.data.SOURCES; whose classes the labels are"""
     root: str = ""
@@ -134,7 +134,8 @@ def open_pictures(evalset: EvalSet, corruption: str | None = None, severity: int
     if evalset.layout == "index":
         return layouts.index_folders(evalset.root)
     if evalset.layout == "corrupted":
-        return layouts.corrupted_folders(evalset.root, corruption, severity, evalset.source == "imagenet")
+        imagenet = evalset.source == "imagenet"
+        return layouts.corrupted_folders(evalset.root, corruption, severity, evalset.split, imagenet)
     return open_source(evalset.source, evalset.root, evalset.split)
 
 
@@ -215,6 +216,7 @@ def scoring_text(evalset: EvalSet, num_classes: int) -> str:
 
 def check(name: str, evalset: EvalSet) -> Iterator[str]:
     """Every problem of `evalsets.<name>`, each as key, value, rule and way out. Lists the folders, reads no picture."""
-    from .checks import problems
+    from . import checks
 
-    yield from problems(f"evalsets.{name}", evalset)
+    yield from checks.settings_problems(f"evalsets.{name}", evalset)
+    yield from checks.picture_problems(f"evalsets.{name}", evalset)

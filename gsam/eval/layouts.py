@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 
+from gsam.data.manifest import beton_path
 from gsam.data.sources import IMAGENET, ImageFolder, Source, imagenet_synsets, same_classes
 
 LAYOUTS = ("split", "wnid", "index", "corrupted")
@@ -39,12 +40,20 @@ def index_folders(root: str) -> ImageFolder:
     return _folder(root, tuple(imagenet_synsets()), {str(label): label for label in range(1000)})
 
 
-def corrupted_folders(root: str, corruption: str, severity: int, imagenet: bool) -> ImageFolder:
-    """<root>/<corruption>/<severity>/<class>/<picture>: ImageNet-C's layout. imagenet: the classes must be the 1000.
+def corrupted_folders(root: str, corruption: str, severity: int, split: str, imagenet: bool) -> Source:
+    """<root>/<corruption>/<severity>/<class>/<picture>: ImageNet-C's layout; or the same as <split>.beton instead of the
+    class folders. imagenet: the classes must be the 1000.
 
     Raises ValueError beginning with "root=".
     """
     folder = os.path.join(root, corruption, str(severity))
+    if os.path.exists(beton_path(folder, split)):
+        from .betons import BetonCopies  # needs ffcv
+
+        source = BetonCopies(folder, split)
+        if imagenet:
+            same_classes(f"root={root}", folder, list(source.classes), imagenet_synsets(), IMAGENET)
+        return source
     classes = imagenet_synsets() if imagenet else _subfolders(root, folder)
     _same(root, folder, classes, IMAGENET)
     return _folder(root, tuple(classes), None, os.path.join(corruption, str(severity)))

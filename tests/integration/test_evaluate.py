@@ -227,6 +227,10 @@ def test_sets_that_are_not_there_are_not_run_and_the_others_are(weights, data, t
     assert "/none/r" in capsys.readouterr().out
     with pytest.raises(ValueError, match="/none/c"):
         here(weights, data, *few, "strict=true")
+    with pytest.raises(
+        ValueError, match="imagenet_r.layout=wnids is unknown"
+    ):  # also where there is no folder to look at
+        here(weights, data, *few, "evalsets.imagenet_r.layout=wnids")
 
 
 def test_a_model_of_other_classes_is_one_message_that_names_the_sets(trained, data, tmp_path):

@@ -13,8 +13,10 @@ from torchvision.transforms import v2
 from gsam.data import AugmentConfig, Backend, DataConfig, build_loader, subset
 from gsam.data.fashion_mnist import DEBIAN
 from gsam.eval import EvalSet
+from gsam.eval.copies import Settings
 from gsam.eval.corruptions import CORRUPTIONS, corrupt
-from gsam.eval.evalsets import build, open_pictures, prepare
+from gsam.eval.evalsets import build, check, num_classes, open_pictures, origin, prepare
+from gsam.eval.make_c import make
 from gsam.eval.pictures import PIECE, Clean, PictureLoader, centre
 from gsam.eval.preprocess import Preprocess
 from tests.photos import make_folder
@@ -163,6 +165,20 @@ def test_a_stored_copy_smaller_than_its_canvas_is_refused():
     assert centre(gradient(8), 5).shape == (5, 5, 3)
     with pytest.raises(ValueError, match="9 x 8 pixels is smaller than its canvas of 9"):
         centre(np.zeros((8, 9, 3), np.uint8), 9)
+
+
+def test_copies_in_ffcv_files_are_those_in_folders(photos, tmp_path):
+    """As make_imagenet_c writes both; here without FFCV's loader."""
+    pytest.importorskip("ffcv")
+    stored = {"layout": "corrupted", "source": "imagefolder", "corruptions": ["contrast"], "severities": [3]}
+    found = {}
+    for kind in ("folders", "ffcv"):
+        settings = Settings("imagefolder", str(photos), canvas=64, format=kind)
+        make(settings, str(tmp_path / kind), ["contrast"], [3], 1, lambda *_: None)
+        evalset = EvalSet(root=str(tmp_path / kind), canvas=64, expect_n=21, **stored)
+        assert list(check("x", evalset)) == [] and origin(evalset) == "generated" and num_classes(evalset) == 3
+        found[kind] = read(build(evalset, Preprocess(64, 73), "contrast", 3, batch_size=4, workers=1))
+    assert torch.equal(found["ffcv"][0], found["folders"][0]) and torch.equal(found["ffcv"][1], found["folders"][1])
 
 
 # ---- processes ------------------------------------------------------------------------------------------------------
