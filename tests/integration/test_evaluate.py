@@ -240,6 +240,23 @@ def test_a_model_of_other_classes_is_one_message_that_names_the_sets(trained, da
     assert str(error.value).count("1000 classes") == 1 and not (tmp_path / "results.jsonl").exists()
 
 
+def test_clean_sets_need_neither_ffcv_nor_opencv(weights, data, tmp_path):
+    words = [f"weights={weights}", "network=small_convnet", f"paths.data={data}", f"out={tmp_path}", "workers=0"]
+    words += ["evalset=imagenet_a", "evalsets.imagenet_a.expect_n=200"]
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys(("cv2", "ffcv", "numba")))
+from gsam.eval.card import run
+from gsam.runtime import Runtime
+from tests.unit.eval.sets import configured
+with Runtime.start() as runtime:
+    run(configured(*{words!r}), runtime)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    assert [row["n"] for row in rows(tmp_path)] == [200]
+
+
 @pytest.mark.slow
 def test_a_killed_evaluation_goes_on_after_the_passes_that_were_done(weights, data, evaluated, tmp_path):
     words = [sys.executable, "evaluate.py", f"weights={weights}", "network=small_convnet", f"paths.data={data}", *ALL,
