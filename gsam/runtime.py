@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 
 class SharedError(ValueError):
@@ -58,7 +59,7 @@ class Runtime:
             torch.cuda.set_device(device)
         grouped = "MASTER_ADDR" in os.environ and "WORLD_SIZE" in os.environ
         if grouped:
-            dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30), **_own_store())
         try:
             yield cls(device, rank, world, local)
         finally:
@@ -105,6 +106,17 @@ class Runtime:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _own_store() -> dict[str, Any]:
+    """After torchrun --max-restarts ranks would find the addresses of those that died: torchrun's store stays and torch 2.14
+    uses the same keys again. On one node the number of the restart tells them apart. On several the numbers may differ: there
+    the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is needed."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return {}
+    store, rank, world = next(rendezvous("env://"))
+    prefix = f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    return {"store": dist.PrefixStore(prefix, store), "rank": rank, "world_size": world}
 
 
 def seed_for(*key: int) -> int:

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,50 @@ def steps_done(folder: Path) -> int:
         return 0
 
 
+def family(pid: int) -> list[int]:
+    """The process and its descendants that live, parents first. torchrun gives each rank a session of its own: killing a
+    process group would leave them."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # ended meanwhile
+            continue
+        if state != "Z":
+            children.setdefault(int(parent), []).append(int(stat.parent.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    """SIGKILL to the whole family, torchrun first (it would start new ranks), and wait for their end."""
+    if process.poll() is not None:  # its number may be another's by now
+        return
+    pids = family(process.pid)
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+    while any(_lives(pid) for pid in pids):
+        time.sleep(0.01)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def kill_at(process: subprocess.Popen, folder: Path, step: int, while_saving: bool) -> str | None:
     """SIGKILL to all of the run's processes once it has passed `step`; None if it ended before."""
     while process.poll() is None:
         if steps_done(folder) >= step:
             saving = any((folder / "checkpoints").glob(".*.tmp"))
             if saving or not while_saving:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                kill_all(process)
                 return "while a checkpoint was written" if saving else "in training"
         time.sleep(0.001 if while_saving else random.uniform(0.001, 0.2))
     return None

@@ -127,6 +127,10 @@ class Loader(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """End processes that stay between epochs."""
+        ...
+
 
 def build_loader(
     data: DataConfig,

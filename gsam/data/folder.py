@@ -9,6 +9,7 @@ torchvision's geometry and filter in both.
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import signal
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -59,6 +60,11 @@ class FolderLoader:
             yield from read(self._loader)
         finally:
             self._running = False
+
+    def close(self) -> None:
+        """See gsam.data.Loader. Left to the garbage collector, within a cycle of references, the processes' queues would
+        be closed before the processes are told to end, and each would be waited for in vain."""
+        end_workers(self._loader)
 
 
 class _Schedule:
@@ -190,3 +196,6 @@ def _end_workers() -> None:
     # by then.
     for loader in list(_open):
         end_workers(loader)
+    for process in multiprocessing.active_children():  # of loaders that the garbage collector took
+        if process.daemon:
+            process.kill()

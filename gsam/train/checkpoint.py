@@ -34,7 +34,25 @@ def save(path: Path, state: dict[str, Any], before: Callable[[], None] | None = 
 
 def read(path: Path, *, verify: bool = True) -> dict[str, Any]:
     """The checkpoint at `path`, on the CPU. Runs no code from the file. Raises Damaged for a file that is cut off or whose
-    contents do not have their checksum (looked at with `verify`), ValueError for one of another format."""
+    contents do not have their checksum (looked at with `verify`), naming the whole ones beside it; ValueError for one of
+    another format."""
+    try:
+        return _read(path, verify)
+    except Damaged as error:
+        whole = [other.name for other in _candidates(path.parent) if other != path and _is_whole(other)]
+        beside = f"whole ones beside it: {', '.join(whole)}" if whole else f"none in {path.parent} is whole"
+        raise Damaged(f"{error}; {beside}") from error
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _read(path, verify=True)
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def _read(path: Path, verify: bool) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports damaged and foreign files with many exception types
@@ -55,7 +73,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     problems = []
     for path in _candidates(folder):
         try:
-            read(path)
+            _read(path, verify=True)
         except Damaged as error:
             problems.append(str(error))
             continue
@@ -120,11 +138,12 @@ class Writer:
     """Writes checkpoints in a thread. The loop waits for the copy to host memory, and for the write before if that is still
     under way. What the disk refuses is a warning: training goes on, older checkpoints stay as they were."""
 
-    def __init__(self, folder: Path, keep: int, warn: Callable[[str], None]):
-        """keep: how many of last.pt, last-1.pt, … there are."""
-        self.folder, self.keep, self.warn = folder, keep, warn
+    def __init__(self, folder: Path, keep: int, warn: Callable[[str], None], first: Callable[[], None] | None = None):
+        """keep: how many of last.pt, last-1.pt, … there are. first: called in the thread before each write."""
+        self.folder, self.keep, self.warn, self.first = folder, keep, warn, first
         self.thread: threading.Thread | None = None
         self.blocked = 0.0  # seconds, of all calls of `save`
+        self.failed = False  # whether the disk refused the newest one
 
     def save(self, names: Sequence[str], state: dict[str, Any]) -> None:
         """Write `state` under each of the names."""
@@ -142,12 +161,16 @@ class Writer:
 
     def _write(self, names: list[str], state: dict[str, Any]) -> None:
         first, *others = sorted(names, key=lambda name: name == LAST)
+        self.failed = True
         try:
+            if self.first is not None:
+                self.first()
             save(self.folder / first, state, self._rotate if first == LAST else None)
             for name in others:
                 if name == LAST:
                     self._rotate()
                 duplicate(self.folder / first, self.folder / name)
+            self.failed = False
         except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
             self.warn(
                 f"warning: {', '.join(names)} could not be written to {self.folder} ({type(error).__name__}: "

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +10,67 @@ import torch
 from torch import Tensor
 
 from gsam.files import write_atomic
+from gsam.train.progress import say
 from gsam.train.settings import WandbConfig
 from gsam.train.wandb_copy import WandbCopy
 
 
 class MetricsLog:
-    """Appends rows; does nothing where `active` is False (ranks > 0)."""
+    """Appends rows; does nothing where `active` is False (ranks > 0). Rows that the disk refuses are kept in memory and
+    written with a later one."""
 
     def __init__(self, folder: Path, wandb: WandbConfig, config: dict[str, Any], name: str, active: bool):
         self.path, self.active = folder / "metrics.jsonl", active
         self.copy = WandbCopy(folder, wandb, config, name) if active else None
+        self.unwritten: list[str] = []
 
     def truncate(self, step: int) -> None:
-        """Drop rows after `step`: the run continues from a checkpoint of that step and will write them again."""
-        if self.active and self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
-            write_atomic(self.path, "".join(line + "\n" for line in kept).encode())
+        """Drop rows after `step`: the run continues from a checkpoint of that step and will write them again. Call it once,
+        before the first `write`."""
+        if not self.active:
+            return
+        before = self.path.read_text() if self.path.exists() else ""
+        kept = [line for line in before.splitlines() if _step(line) <= step]
+        text = "".join(line + "\n" for line in kept)
+        if text != before:
+            write_atomic(self.path, text)
+        for line in kept:
+            self.copy.log(json.loads(line))
 
     def write(self, row: dict[str, Any]) -> None:
         """One row with `kind` and `step`; None values are left out, numbers that are not finite become null."""
         if not self.active:
             return
         row = {k: _finite(v) for k, v in row.items() if v is not None}
-        with open(self.path, "a") as f:
-            f.write(json.dumps(row) + "\n")
+        self.unwritten.append(json.dumps(row) + "\n")
+        self._append()
         self.copy.log(row)
 
+    def _append(self) -> None:
+        """Everything unwritten, or nothing."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with open(self.path, "a") as f:
+                f.writelines(self.unwritten)
+        except OSError as error:
+            if self.path.exists():
+                os.truncate(self.path, size)
+            if len(self.unwritten) == 1:  # said once, until there is room again
+                say(f"warning: {self.path} cannot be written ({error}); its rows wait in memory. Is the disk full?")
+        else:
+            self.unwritten = []
+
+    def sync(self) -> None:
+        """Rows must survive a power cut where the checkpoint of their step does: call it before that is written."""
+        if self.path.exists():
+            with open(self.path) as f:
+                os.fsync(f.fileno())
+
     def close(self) -> None:
+        if self.unwritten:
+            self._append()
+        if self.unwritten:
+            say(f"warning: {self.path} lacks its last {len(self.unwritten)} rows: the disk did not take them")
         if self.copy is not None:
             self.copy.close()
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 
 
 def duration(seconds: float) -> str:
@@ -9,6 +10,12 @@ def duration(seconds: float) -> str:
     minutes, secs = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
+
+
+def say(text: str) -> None:
+    """A line on stdout. A full disk behind it, or a reader that has gone, does not end a training."""
+    with suppress(OSError):
+        print(text, flush=True)
 
 
 class Progress:
@@ -39,7 +46,7 @@ class Progress:
         if now - self.last_line >= self.every_s or done == self.total:
             self.last_line = now
             words = [f"{self.label} {done}/{self.total}", text, f"ETA {self.eta(done, now)}"]
-            print(" · ".join(word for word in words if word), flush=True)
+            say(" · ".join(word for word in words if word))
 
     def eta(self, done: int, now: float) -> str:
         if done <= self.first:
@@ -49,7 +56,7 @@ class Progress:
     def note(self, text: str) -> None:
         """A line that stays."""
         if self.active:
-            (self.bar.console.print if self.bar is not None else print)(text, **({} if self.bar else {"flush": True}))
+            (self.bar.console.print if self.bar is not None else say)(text)
 
     def close(self) -> None:
         if self.bar is not None:

@@ -2,7 +2,10 @@
 
 import fcntl
 import json
+import os
+import socket
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +38,12 @@ class RunFolder:
             return
         self.refuse_other_run()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 held until close()
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise ValueError(
-                f"run.dir={self.path} is being written by another process; wait for it, or give run.dir=<another folder>"
-            ) from None
-        for torn in (self.path / "checkpoints").glob(".*.tmp"):  # of a process that was killed while it saved
+        self._take_lock()
+        # Of a process that was killed while it wrote. evaluate.py may be writing files of other names.
+        own = [
+            self.path.glob(f".{name}.*.tmp") for name in ("config.yaml", "meta.json", "metrics.jsonl", "verify.json")
+        ]
+        for torn in chain(self.checkpoints.glob(".*.tmp"), *own):
             torn.unlink()
         write_atomic(self.path / "config.yaml", yaml.safe_dump(self._config, sort_keys=False).encode())
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -51,6 +51,24 @@ class RunFolder:
         certificate = certificate_for(self._meta)
         if certificate is not None:
             write_atomic(self.path / "verify.json", certificate)
+
+    def _take_lock(self) -> None:
+        self._lock = open(self.path / ".lock", "a+")  # noqa: SIM115 held until close()
+        try:
+            # Not flock: loader workers would inherit it and hold it for seconds after their trainer was killed.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            self._lock.seek(0)
+            who = self._lock.read() or "another process"
+            self._lock.close()
+            raise ValueError(
+                f"run.dir={self.path} is being written by {who}; wait for it, or give run.dir=<another folder>"
+            ) from None
+        except OSError:  # a file system without locks
+            return
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._lock.flush()
 
     def finish(self) -> None:
         if self._writer:

@@ -66,11 +66,13 @@ class Trainer:
             self._end(left)
         finally:
             self.folder.close()
+            self.train_loader.close()
+            self.val_loader.close()
 
     def _fit(self, signals: Signals) -> str | None:
         """See `_run`; everything is on disk afterwards."""
         self.log = MetricsLog(
-            self.folder.path, self.config.wandb, as_dict(self.config), self.run_name, self.runtime.is_main, self._say
+            self.folder.path, self.config.wandb, as_dict(self.config), self.run_name, self.runtime.is_main
         )
         self._restore()
         if self.config.train.profile_steps:
@@ -97,8 +99,8 @@ class Trainer:
         if self.step == self.total_steps:
             if not saved:
                 raise ValueError(
-                    f"{self.folder.path}: the last checkpoint could not be written, so the run is not finished; make room, then "
-                    "the same command continues from the checkpoint before"
+                    f"{self.folder.path}: the last checkpoint could not be written, so the run is not finished; make room, "
+                    "then the same command continues from the checkpoint before"
                 )
             self.folder.finish()
         else:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -162,14 +163,36 @@ def test_multirun_starts_one_process_per_job_and_reports_a_failed_one(paths, tmp
     assert len(list(tmp_path.glob("quickstart/*/DONE"))) == 2
 
 
-def test_a_second_writer_is_refused(paths, tmp_path):
-    import fcntl
+HOLDS = """
+import os, sys, time
+from pathlib import Path
+from gsam.train.run_folder import RunFolder
 
-    (tmp_path / "run").mkdir()
-    with open(tmp_path / "run" / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="written by another process"):
-            train("optimizer=vanilla", *SMALL, *paths, f"run.dir={tmp_path}/run")
+folder = RunFolder(Path(sys.argv[1]), {}, {"config_hash": "1", "data": None}, True)
+folder.open()
+(folder.path / "meta.json").unlink()
+child = os.fork()
+if child == 0:  # as a loader's worker process
+    time.sleep(100)
+else:
+    print(child, flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+"""
+
+
+def test_a_second_writer_is_refused_and_a_dead_ones_children_do_not_count(paths, tmp_path):
+    settings = ["optimizer=vanilla", *SMALL, *paths, f"run.dir={tmp_path}/run"]
+    words = [sys.executable, "-c", HOLDS, str(tmp_path / "run")]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        child = int(other.stdout.readline())
+        with pytest.raises(ValueError, match=f"being written by process {other.pid} on .*; wait for it"):
+            train(*settings)
+        other.stdin.write("end\n")
+        other.stdin.flush()
+        assert other.wait(60) == 0
+        train(*settings, "train.max_steps=1")
+        os.kill(child, signal.SIGKILL)  # raises if it did not live
 
 
 def test_a_folder_with_another_run_is_refused(paths, tmp_path):

@@ -69,9 +69,9 @@ def damage(path, how):
 def test_a_damaged_last_checkpoint_is_passed_over_with_a_warning(how, tmp_path):
     saved(tmp_path, 1, 2)
     damage(tmp_path / "last.pt", how)
-    with pytest.raises(Damaged):
-        read(tmp_path / "last.pt")
     said: list[str] = []
+    with pytest.raises(Damaged, match=r"last\.pt .*; whole ones beside it: last-1\.pt$"):
+        read(tmp_path / "last.pt")
     assert newest(tmp_path, said.append).name == "last-1.pt"
     assert len(said) == 1 and "last.pt" in said[0] and "continuing from last-1.pt" in said[0]
 
@@ -83,6 +83,8 @@ def test_without_a_whole_one_the_run_does_not_start_over_silently(tmp_path):
         damage(path, "cut off")
     with pytest.raises(ValueError, match="last-1.pt.*to start from scratch"):
         newest(tmp_path, print)
+    with pytest.raises(Damaged, match=r"last\.pt .*; none in .* is whole$"):
+        read(tmp_path / "last.pt")
 
 
 def test_those_that_stay_are_the_last_resort(tmp_path):
