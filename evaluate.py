@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from gsam.cli import entry, prepare_argv
+from gsam.cli import entry, prepare_argv, share_cores
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="evaluate")
@@ -19,4 +19,5 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     prepare_argv()
+    share_cores()
     main()

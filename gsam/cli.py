@@ -24,6 +24,12 @@ def prepare_argv() -> None:
     sys.argv[1:] = [_forced(arg) for arg in sys.argv[1:]]
 
 
+def share_cores() -> None:
+    """Idle OpenMP threads sleep instead of spinning, unless the environment says otherwise: evaluation's data workers want the
+    same cores, and waiting for a thread that a worker displaced would burn what the worker needs. Before torch is imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def _forced(arg: str) -> str:
     key, equals, _ = arg.partition("=")
     plain = equals and not key.startswith(("-", "+", "~", "hydra.", "hydra/")) and "/" not in key and "@" not in key

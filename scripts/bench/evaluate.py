@@ -9,6 +9,10 @@ together costs something. The last line printed is one JSON object.
 
 import argparse
 import os
+
+# As evaluate.py does (gsam.cli.share_cores), before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import tempfile
 from collections.abc import Callable
 from pathlib import Path

@@ -1,6 +1,7 @@
 """The benchmarks run and print one JSON object with the ratios they promise, on a small model."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,9 @@ def test_optimizer():
     assert {"copies_1_groups", "copies_4_groups", "device", "torch"} <= result.keys()
 
 
-@pytest.mark.parametrize("args", [["--no-compile"], pytest.param([], marks=pytest.mark.slow)], ids=["eager", "compiled"])
+@pytest.mark.parametrize(
+    "args", [["--no-compile"], pytest.param([], marks=pytest.mark.slow)], ids=["eager", "compiled"]
+)
 def test_train_step(args):
     small = ["--model", "vit_tiny_patch16_224", "--batch", "2", "--size", "64"]
     result = bench("train_step", *small, *args)
@@ -36,3 +39,14 @@ def test_evaluate():
     result = bench("evaluate", "--model", "test_vit", "--pictures", "32", "--batch", "16", "--workers", "1")
     assert result["ratio"] > 0 and result["core_ratio"] > 0.3 and result["size"] == 160
     assert {"decode_per_s", "forward_per_s", "evaluate_per_s", "device", "torch"} <= result.keys()
+
+
+def test_evaluation_lets_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch):
+    from gsam.cli import share_cores
+
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    share_cores()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    share_cores()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
