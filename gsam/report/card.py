@@ -10,6 +10,7 @@ from pathlib import Path
 from gsam.files import write_atomic
 
 from .imagenet_c import ALEXNET, EXTRA, SEVERITIES, is_extra, is_imagenet
+from .load import SUBJECT, subject_of
 from .stats import wilson
 from .tables import NOT_RUN
 
@@ -31,8 +32,6 @@ SETS = {
     "imagenet_c_extra": "ImageNet-C",
     "imagenet_c_generated": "ImageNet-C",
 }
-# What makes rows those of one model.
-SUBJECT = ("model", "weights", "checkpoint", "step", "precision", "flip_tta", "config_hash", "weights_hash")
 
 
 @dataclass
@@ -126,9 +125,9 @@ def make_card(rows: Iterable[dict], missing: dict[str, str] | None = None, *, la
     """
     last = {(r["evalset"], r.get("origin"), r.get("corruption"), r.get("severity")): r for r in rows if "top1" in r}
     rows = list(last.values())
-    subjects = list(dict.fromkeys(_subject(row) for row in rows))
+    subjects = list(dict.fromkeys(subject_of(row) for row in rows))
     if latest and rows:
-        rows = [row for row in rows if _subject(row) == _subject(rows[-1])]
+        rows = [row for row in rows if subject_of(row) == subject_of(rows[-1])]
     elif len(subjects) != 1:
         differing = [key for i, key in enumerate(SUBJECT) if len({subject[i] for subject in subjects}) > 1]
         raise ValueError(
@@ -169,10 +168,6 @@ def write_card(out: Path, rows: list[dict], missing: dict[str, str]) -> str:
         if not (folder / name).exists() or (folder / name).read_bytes() != data:  # asking again changes no file
             write_atomic(folder / name, data)
     return f"{terminal(card)}\nwritten: {folder}/card.md, card.json, card.png"
-
-
-def _subject(row: dict) -> tuple:
-    return tuple(row.get(key) or None for key in SUBJECT)
 
 
 def _place(item: Score | Corrupted) -> int:

@@ -9,7 +9,20 @@ from pathlib import Path
 
 import yaml
 
-RESULT_KEY = ("evalset", "corruption", "severity", "origin", "flip_tta", "weights", "checkpoint", "step")
+# What makes rows of results.jsonl those of one model, evaluated in one way.
+SUBJECT = (
+    "model",
+    "weights",
+    "checkpoint",
+    "step",
+    "precision",
+    "flip_tta",
+    "config_hash",
+    "weights_hash",
+    "preprocess",
+)
+# What a row answers: rows that agree in all of it are the same measurement, and the last one counts.
+RESULT_KEY = ("evalset", "origin", "corruption", "severity", "settings", "pictures", *SUBJECT)
 EVAL_KEY = ("evalset", "weights", "step")
 
 
@@ -114,6 +127,11 @@ def choose_results(
             f"{folder}: there are results of {', '.join(there)}; choose with {path}@raw or {path}@ema, and --checkpoint"
         )
     return Path(path), chosen
+
+
+def subject_of(row: dict) -> tuple:
+    """The values of SUBJECT; what a row does not have and what it says no to (flip_tta) are the same."""
+    return tuple(row.get(name) or None for name in SUBJECT)
 
 
 def _rows(path: Path, problems: list[str], *, wanted: bool) -> list[dict]:
