@@ -52,7 +52,7 @@ def copy_rows(run: Any, rows: Iterable[dict[str, Any]]) -> int:
     first, count = run.step, 0  # 0 unless the run was resumed
     for number, row in enumerate(rows):
         if number >= first:
-            run.log(named(row), step=number)
+            run.log(named(row), step=number, commit=True)
             count += 1
     return count
 
