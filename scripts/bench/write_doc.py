@@ -36,6 +36,20 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "GSAM": ("gsam_to_vanilla", ".2f"), "vanilla": ("vanilla_to_plain", ".2f"), "GSAM step, ms": ("gsam_s", "ms"),
         },
     ),
+    "evaluate": (
+        "evaluate.py on JPEGs. *Of the limit*: images/s over 1 / (1 / decode + 1 / forward) on a CPU, the slower on a GPU. "
+        "*Of the cores*: processor seconds of the parts alone over those of the whole.",
+        {
+            "model": ("model", ""), "batch": ("batch", ""), "precision": ("precision", ""), "of the limit": ("ratio", ".2f"),
+            "of the cores": ("core_ratio", ".2f"), "images/s": ("evaluate_per_s", ".1f"), "decode": ("decode_per_s", ".1f"),
+            "forward": ("forward_per_s", ".1f"),
+        },
+    ),
+    "corruptions": (
+        "ImageNet-C made of 50,000 pictures, 15 corruptions at 5 severities, in hours of one core: sum of medians, and in a "
+        "real run that writes the files. The rows of bench/results.jsonl have each corruption's images per second.",
+        {"pictures": ("pictures", ""), "core hours": ("core_hours", ".2f"), "in a run": ("run_core_hours", ".2f")},
+    ),
 }  # fmt: skip
 WHERE = {
     "device": ("device", ""), "processor": ("machine", ""), "torch": ("torch", ""), "rounds": ("rounds", ""),
