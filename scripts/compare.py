@@ -12,7 +12,8 @@ examples:
   python scripts/compare.py runs/table1/1a2b3c4d@raw runs/table1/1a2b3c4d@ema      the same run's two sets of weights
   python scripts/compare.py runs/eval/resnet50.a1_in1k runs/table1/1a2b3c4d --json > differences.json
 
-The sets that both have are paired picture by picture. Per set: top-1 of both, their difference with a paired bootstrap
+The sets that both have are paired picture by picture. Of a folder count the rows of the model and step that was evaluated
+last; what else it holds is named and left out. Per set: top-1 of both, their difference with a paired bootstrap
 interval, McNemar's exact test, adjusted for their number by Holm's method, and the difference of the NLL.
 The exit status is 0 whatever the tests say, 2 when the two cannot be compared.
 """
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("a", help="folder with results.jsonl and predictions/; may end in @raw or @ema")
     parser.add_argument("b", help="the other one; differences are B - A")
     parser.add_argument("--checkpoint", metavar="FILE", help="whose results, where there are several, e.g. best.pt")
+    parser.add_argument("--precision", help="likewise, e.g. fp32 (default: that of the last evaluation)")
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
@@ -40,7 +42,8 @@ def main() -> int:
     from gsam.report.write import png
 
     try:
-        found = compare(args.a, args.b, checkpoint=args.checkpoint, resamples=args.resamples, seed=args.seed)
+        choice = {"checkpoint": args.checkpoint, "precision": args.precision}
+        found = compare(args.a, args.b, **choice, resamples=args.resamples, seed=args.seed)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,11 +10,13 @@ import numpy as np
 
 from .card import label
 from .imagenet_c import is_extra
-from .load import choose_results
+from .load import SUBJECT, choose_results, of_subject
 from .predictions import Predictions, load
 from .stats import bootstrap_means, holm, mcnemar, percentile95
 
 KEY = ("evalset", "origin", "flip_tta", "corruption", "severity")
+# Results with and without flip TTA stand side by side, each paired with its like; in the rest a table has one model.
+MODEL = tuple(key for key in SUBJECT if key != "flip_tta")
 
 
 @dataclass
@@ -61,20 +63,28 @@ class Comparison:
 
 
 def compare(
-    a: Path | str, b: Path | str, *, checkpoint: str | None = None, resamples: int = 2000, seed: int = 0
+    a: Path | str,
+    b: Path | str,
+    *,
+    checkpoint: str | None = None,
+    precision: str | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Comparison:
     """Pair the predictions of two folders of results (run folders, or evaluate.py's out=).
 
     a, b: a folder, with @raw or @ema behind it where it has results of both. checkpoint: whose results, where a folder
-    has those of several. resamples, seed: of the bootstrap; the same seed gives the same intervals.
+    has those of several. precision: likewise. Of what is left, the rows of the model and step that were evaluated last.
+    resamples, seed: of the bootstrap; the same seed gives the same intervals.
     Raises ValueError if a folder has no such results, a choice is needed, nothing can be paired, or the two were
     evaluated on different pictures.
     """
-    (path_a, rows_a), (path_b, rows_b) = (choose_results(folder, checkpoint, predictions=True) for folder in (a, b))
+    (path_a, rows_a, dropped_a), (path_b, rows_b, dropped_b) = (_chosen(one, checkpoint, precision) for one in (a, b))
     rows = [{tuple(row.get(name) or None for name in KEY): row for row in found} for found in (rows_a, rows_b)]
     shared = [key for key in rows[0] if key in rows[1]]
     if not shared:
-        raise ValueError(f"{a} and {b} share no set with predictions; evaluate both on the same sets")
+        left_out = "".join(f"\n{line}" for line in dropped_a + dropped_b)
+        raise ValueError(f"{a} and {b} share no set with predictions; evaluate both on the same sets{left_out}")
     sets, means = [], []
     for keys in _groups(shared, rows[0]):
         pairs = [_pair(path_a, rows[0][key], path_b, rows[1][key]) for key in keys]
@@ -90,7 +100,14 @@ def compare(
         for key, row in mine.items()
         if key not in other
     ]
-    return Comparison(names, sets, means, unpaired, _notes(shared, *rows))
+    return Comparison(names, sets, means, unpaired, dropped_a + dropped_b + _notes(shared, *rows))
+
+
+def _chosen(folder: Path | str, checkpoint: str | None, precision: str | None) -> tuple[Path, list[dict], list[str]]:
+    """The folder's path, the rows with predictions of what was evaluated last, and a line about each other subject."""
+    path, rows = choose_results(folder, checkpoint, precision, predictions=True)
+    kept, dropped = of_subject(rows, rows[-1], MODEL)
+    return path, kept, [f"{folder}: {line}" for line in dropped]
 
 
 def _groups(keys: Iterable[tuple], rows: dict[tuple, dict]) -> list[list[tuple]]:

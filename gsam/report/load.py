@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -107,7 +108,7 @@ def read_results(folder: Path | str, problems: list[str] | None = None) -> list[
 
 
 def choose_results(
-    folder: Path | str, checkpoint: str | None = None, *, predictions: bool = False
+    folder: Path | str, checkpoint: str | None = None, precision: str | None = None, *, predictions: bool = False
 ) -> tuple[Path, list[dict]]:
     """A folder of results, which may be given with @raw or @ema behind it, and its rows of one set of weights.
 
@@ -119,6 +120,10 @@ def choose_results(
     if not rows:
         what = " with predictions (evaluate with force=true to get them)" if predictions else ""
         raise ValueError(f"{path}: no results.jsonl{what}; give a run folder or the out= folder of evaluate.py")
+    there = sorted({str(row.get("precision")) for row in rows})
+    rows = [row for row in rows if precision in (None, row.get("precision"))]
+    if not rows:
+        raise ValueError(f"{path}: no results with --precision {precision}; there are results with {', '.join(there)}")
     wanted = {"weights": weights, "checkpoint": checkpoint}
     chosen = [row for row in rows if all(value in (None, row[key]) for key, value in wanted.items())]
     if len({(row["checkpoint"], row["weights"]) for row in chosen}) != 1:
@@ -129,9 +134,21 @@ def choose_results(
     return Path(path), chosen
 
 
-def subject_of(row: dict) -> tuple:
-    """The values of SUBJECT; what a row does not have and what it says no to (flip_tta) are the same."""
-    return tuple(row.get(name) or None for name in SUBJECT)
+def of_subject(rows: list[dict], wanted: dict, keys: tuple[str, ...] = SUBJECT) -> tuple[list[dict], list[str]]:
+    """The rows that agree with the row `wanted` in `keys`, and a line per other subject: in what it differs."""
+    subject = subject_of(wanted, keys)
+    others = Counter(found for row in rows if (found := subject_of(row, keys)) != subject)
+    dropped = []
+    for other, count in others.items():
+        pairs = zip(keys, other, subject, strict=True)
+        differing = ", ".join(f"{key} {theirs} (not {ours})" for key, theirs, ours in pairs if theirs != ours)
+        dropped.append(f"left out: {count} {'result' if count == 1 else 'results'} with {differing}")
+    return [row for row in rows if subject_of(row, keys) == subject], dropped
+
+
+def subject_of(row: dict, keys: tuple[str, ...] = SUBJECT) -> tuple:
+    """The row's values of SUBJECT; what a row does not have and what it says no to (flip_tta) are the same."""
+    return tuple(row.get(key) or None for key in keys)
 
 
 def _rows(path: Path, problems: list[str], *, wanted: bool) -> list[dict]:

@@ -162,8 +162,32 @@ def test_a_choice_is_asked_for_and_what_is_missing_is_named(tmp_path):
     store(b, cards.clean("imagenet_v2")[0], A, checkpoint="last.pt", precision="bf16")
     store(c, cards.clean("imagenet_v2")[0], A, checkpoint="best.pt")
     found = compare(b, c)
-    assert found.notes == ["not the same precision: bf16 and fp32"] and not found.unpaired
-    assert compare(f"{a}@raw", b).unpaired == [f"ImageNet-V2 matched frequency: only in {b}"]
+    left_out = f"{b}: left out: 1 result with precision fp32 (not bf16)"
+    assert found.notes == [left_out, "not the same precision: bf16 and fp32"]
+    assert found.unpaired == [f"ImageNet: only in {c}"]
+    with pytest.raises(ValueError, match=r"share no set .*\n.*left out: 1 result with precision fp32 \(not bf16\)"):
+        compare(f"{a}@raw", b)
+    assert compare(f"{a}@raw", b, precision="fp32").sets[0].label == "ImageNet"
+    with pytest.raises(ValueError, match="no results with --precision fp16; there are results with bf16, fp32"):
+        compare(b, b, precision="fp16")
+
+
+def test_two_models_or_steps_in_one_folder_never_share_a_table(tmp_path):
+    """The last row says which one; the sets of an earlier step of the same checkpoint file are not filled in."""
+    row = {**cards.clean("imagenet")[0], "checkpoint": "last.pt"}
+    mixed, other = tmp_path / "mixed", tmp_path / "other"
+    for name in ("imagenet", "imagenet_v2", "imagenet_sketch"):
+        store(other, {**row, "evalset": name}, B)
+    store(mixed, {**row, "evalset": "imagenet_v2", "step": 10}, A)
+    store(mixed, {**row, "evalset": "imagenet_sketch", "step": 20, "model": "vit"}, A)
+    store(mixed, {**row, "step": 20}, A)
+    store(mixed, {**row, "evalset": "imagenet_v2", "step": 20, "flip_tta": True}, A)
+    found = compare(mixed, other)
+    assert [one.label for one in found.sets] == ["ImageNet"]
+    assert [line.removeprefix(f"{mixed}: ") for line in found.notes] == [
+        "left out: 1 result with step 10 (not 20)", "left out: 1 result with model vit (not resnet50.a1_in1k)",
+    ]  # fmt: skip
+    assert f"ImageNet-V2 matched frequency with flip TTA: only in {mixed}" in found.unpaired
 
 
 def test_table_and_picture(tmp_path):
