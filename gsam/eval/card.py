@@ -22,12 +22,10 @@ from gsam.eval.scoring import Scored
 from gsam.eval.subject import Subject, load_subject
 from gsam.report import predictions
 from gsam.report.card import write_card
+from gsam.report.load import RESULT_KEY, read_results
 from gsam.runtime import Runtime, SharedError
 from gsam.train.progress import Progress
 
-# A row answers a question when all of these agree; `settings` is a hash of the set's own.
-KEY = ("evalset", "corruption", "severity", "origin", "weights", "weights_hash", "checkpoint", "step", "precision",
-       "flip_tta", "settings")  # fmt: skip
 NOT_PICTURES = ("root", "corruptions", "severities", "expect_n")  # a root may move; the others are in no single row
 PACKAGES = {"torch": ("torch",), "timm": ("timm",), "numpy": ("numpy",), "pillow": ("pillow",),
             "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless",
@@ -50,11 +48,12 @@ def run(config: EvalConfig, runtime: Runtime) -> list[Row]:
     subject = load_subject(config, runtime)
     _fit(subject, sets)
     path = subject.out / "results.jsonl"
-    known = {_key(row): row for row in _read(path)} if runtime.is_main and not config.force else {}
-    known = runtime.broadcast(known)
+    passes = evalsets.passes(sets)
+    stored, pictures = runtime.on_main(lambda: ([] if config.force else read_results(subject.out), _pictures(passes)))
+    known = {_key(row): row for row in stored}
 
-    asked, plan = _questions(config, subject, sets), []
-    for one in evalsets.passes(sets):
+    asked, plan = _questions(config, subject, sets, pictures), []
+    for one in passes:
         rows = {name: asked[name, one.corruption, one.severity] for name in one.names}
         new = {name: row for name, row in rows.items() if _key(row) not in known}
         plan += [(one, new)] if new else []
@@ -115,7 +114,6 @@ class _Evaluation:
         same = {
             "backend": getattr(source, "backend", "folder"),
             "versions": _versions(),
-            "pictures": evalsets.pictures_hash(one.evalset, source, one.corruption, one.severity),
             "corruption_preset": prepare.preset(source[0][0]),
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
@@ -135,15 +133,27 @@ class _Evaluation:
         _append(self.path, list(rows.values()))
 
 
-def _questions(config: EvalConfig, subject: Subject, sets: dict[str, EvalSet]) -> dict[tuple, Row]:
+def _pictures(passes: list[Pass]) -> dict[tuple, str]:
+    """The hash of the pictures that lie there now, by (set, corruption, severity): a row of another root is no answer."""
+    found = {}
+    for one in passes:
+        source = evalsets.open_pictures(one.evalset, one.corruption, one.severity)
+        pictures = evalsets.pictures_hash(one.evalset, source, one.corruption, one.severity)
+        found |= {(name, one.corruption, one.severity): pictures for name in one.names}
+    return found
+
+
+def _questions(config: EvalConfig, subject: Subject, sets: dict[str, EvalSet], pictures: dict) -> dict[tuple, Row]:
     """A row for everything that is to be known, without the answers, by (set, corruption, severity)."""
     found = {}
     for name, evalset in sets.items():
-        same = {**subject.facts, "origin": evalsets.origin(evalset), "precision": config.precision.name,
-                "flip_tta": config.flip_tta, "settings": _settings(evalset)}  # fmt: skip
+        same = {**subject.facts, "preprocess": subject.preprocess.text(), "origin": evalsets.origin(evalset),
+                "precision": config.precision.name, "flip_tta": config.flip_tta,
+                "settings": _settings(evalset)}  # fmt: skip
         for corruption, severity in evalsets.rows(evalset):
+            at = (name, corruption, severity)
             row = {"kind": "result", "evalset": name, "corruption": corruption, "severity": severity, **same}
-            found[name, corruption, severity] = row
+            found[at] = row | {"pictures": pictures[at]}
     return found
 
 
@@ -198,20 +208,7 @@ def _version(package: str) -> str | None:
 
 
 def _key(row: Row) -> tuple:
-    return tuple(row.get(k) for k in KEY)
-
-
-def _read(path: Path) -> list[Row]:
-    """Rows of results.jsonl; a last line cut off by a crash is left out."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+    return tuple(row.get(k) for k in RESULT_KEY)
 
 
 def _append(path: Path, rows: list[Row]) -> None:

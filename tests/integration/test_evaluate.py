@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from gsam.eval.card import run
-from gsam.eval.layouts import class_labels
+from gsam.eval.layouts import class_labels, class_list
 from gsam.models import ModelConfig, build_model
 from gsam.report.predictions import load
 from gsam.runtime import Runtime
@@ -189,6 +190,29 @@ def test_sets_that_share_pictures_say_so_and_asking_again_computes_nothing(evalu
     assert again == rows(evaluated)
     assert {path: path.stat().st_mtime_ns for path in evaluated.rglob("*") if path.is_file()} == before
     assert "ImageNet-Sketch" in capsys.readouterr().out and (evaluated / "card" / "card.png").exists()
+
+
+def test_another_transform_and_other_pictures_are_other_questions(weights, data, tmp_path):
+    """A .json beside the weights changes the pictures' size; ImageNet-A of another root has other names."""
+    shutil.copy(weights, tmp_path / "net.pth")
+    other = official.write_folder(tmp_path / "other", official.in_folders("", class_list("imagenet_a"), "jpeg"))
+    sets = ["evalset=imagenet_a", "evalsets.imagenet_a.expect_n=200", f"out={tmp_path}"]
+    here(tmp_path / "net.pth", data, *sets)
+    here(tmp_path / "net.pth", data, *sets, f"paths.imagenet_a={other}")
+    described = {"architecture": "small_convnet", "input_size": [3, 20, 20], "crop_pct": 1.0}
+    (tmp_path / "net.json").write_text(json.dumps(described))
+    for _ in range(2):
+        here(tmp_path / "net.pth", data, *sets)
+    first, moved, small = rows(tmp_path)
+    assert first["pictures"] == small["pictures"] != moved["pictures"]
+    assert first["preprocess"] == moved["preprocess"] != small["preprocess"] and "crop 20" in small["preprocess"]
+
+
+def test_a_line_that_is_no_row_is_passed_over(evaluated, weights, data, tmp_path):
+    lines = [line for line in (evaluated / "results.jsonl").read_text().splitlines() if '"imagenet_a"' in line]
+    (tmp_path / "results.jsonl").write_text("\n".join(["3", "[]", "null", *lines]) + "\n")
+    found = here(weights, data, "evalset=imagenet_a", "evalsets.imagenet_a.expect_n=200", f"out={tmp_path}")
+    assert found == [json.loads(line) for line in lines]
 
 
 def test_only_what_is_missing_is_computed(evaluated, weights, data, tmp_path):
