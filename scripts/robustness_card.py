@@ -26,6 +26,7 @@ def main() -> int:
     )
     parser.add_argument("folders", nargs="+", help="folders with results.jsonl; each may end in @raw or @ema")
     parser.add_argument("--checkpoint", metavar="FILE", help="whose results, where there are several, e.g. best.pt")
+    parser.add_argument("--precision", help="likewise, e.g. fp32 (default: what most results have)")
     parser.add_argument(
         "--baseline", nargs="+", default=[], metavar="PATH", help="result folders or timm's results csv files"
     )
@@ -42,7 +43,7 @@ def main() -> int:
     from gsam.report.write import png
 
     try:
-        named = [(Path(folder).name, card_of(folder, args.checkpoint)) for folder in args.folders]
+        named = [(Path(folder).name, card_of(folder, args.checkpoint, args.precision)) for folder in args.folders]
         baselines = read_baselines(args.baseline, args.only)
         if args.baseline and not baselines:
             raise ValueError(f"--only {args.only}: matches no model of {', '.join(args.baseline)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from pathlib import Path
 from gsam.files import write_atomic
 
 from .imagenet_c import ALEXNET, EXTRA, SEVERITIES, is_extra, is_imagenet
-from .load import SUBJECT, subject_of
+from .load import SUBJECT, first_result, of_subject, read_results, subject_of
 from .stats import wilson
 from .tables import NOT_RUN
 
@@ -85,12 +87,13 @@ class Corrupted:
 @dataclass
 class Card:
     """One model. subject: what the rows say of it · sets: clean sets · corrupted: groups of corruptions, official and
-    generated ones apart · not_run: set -> why."""
+    generated ones apart · not_run: set -> why · dropped: what else was there and is not on the card."""
 
     subject: dict
     sets: list[Score]
     corrupted: list[Corrupted]
     not_run: dict[str, str] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -117,18 +120,15 @@ class Card:
         return [(title, lines) for title, lines in zip(titles, (first, generated), strict=True) if lines]
 
 
-def make_card(rows: Iterable[dict], missing: dict[str, str] | None = None, *, latest: bool = False) -> Card:
+def make_card(rows: Iterable[dict], missing: dict[str, str] | None = None) -> Card:
     """The card of one model's rows of results.jsonl; of a set and corruption the last row counts.
 
-    Raises ValueError without a row, and for rows of several models (or of one, evaluated in several ways), unless
-    `latest` is set: then those count that agree with the last row.
+    Raises ValueError without a row, and for rows of several models, or of one that was evaluated in several ways.
     """
     last = {(r["evalset"], r.get("origin"), r.get("corruption"), r.get("severity")): r for r in rows if "top1" in r}
     rows = list(last.values())
     subjects = list(dict.fromkeys(subject_of(row) for row in rows))
-    if latest and rows:
-        rows = [row for row in rows if subject_of(row) == subject_of(rows[-1])]
-    elif len(subjects) != 1:
+    if len(subjects) != 1:
         differing = [key for i, key in enumerate(SUBJECT) if len({subject[i] for subject in subjects}) > 1]
         raise ValueError(
             f"a card is about one model and one way to evaluate it; these {len(rows)} rows differ in {', '.join(differing)}"
@@ -151,8 +151,10 @@ def label(evalset: str, origin: str | None = None) -> str:
 
 
 def write_card(out: Path, rows: list[dict], missing: dict[str, str]) -> str:
-    """Write <out>/card/card.{md,json,png} of one model's rows; `missing`: set -> why it was not run.
+    """Write <out>/card/<name>.{md,json,png} of one model's rows and of what results.jsonl in `out` holds of it besides;
+    `missing`: set -> why it was not run.
 
+    The name is "card" for what was evaluated first in `out`; others have in theirs what sets them apart (card-ema-tta).
     Returns the text to print. Without a row nothing is written, and the text says what was not run.
     """
     from .card_text import as_json, markdown, terminal
@@ -161,13 +163,35 @@ def write_card(out: Path, rows: list[dict], missing: dict[str, str]) -> str:
 
     if not rows:
         return "\n".join(f"not run: {name}: {why}" for name, why in missing.items())
-    card, folder = make_card(rows, missing), Path(out) / "card"
-    pages = {"card.json": as_json(card).encode(), "card.md": markdown(card, "card.png").encode(),
-             "card.png": png(robustness_card.draw(card))}  # fmt: skip
-    for name, data in pages.items():
-        if not (folder / name).exists() or (folder / name).read_bytes() != data:  # asking again changes no file
-            write_atomic(folder / name, data)
-    return f"{terminal(card)}\nwritten: {folder}/card.md, card.json, card.png"
+    stored, _ = of_subject(read_results(out), rows[-1])
+    known = {row["evalset"] for row in stored}
+    card = make_card([*stored, *rows], {name: why for name, why in missing.items() if name not in known})
+    folder, name = Path(out) / "card", _file_name(rows[-1], first_result(out) or rows[-1])
+    pages = {"json": as_json(card).encode(), "md": markdown(card, f"{name}.png").encode(),
+             "png": png(robustness_card.draw(card))}  # fmt: skip
+    for ending, data in pages.items():
+        file = folder / f"{name}.{ending}"
+        if not file.exists() or file.read_bytes() != data:  # asking again changes no file
+            write_atomic(file, data)
+    return f"{terminal(card)}\nwritten: {folder}/{', '.join(f'{name}.{ending}' for ending in ('md', 'json', 'png'))}"
+
+
+def _file_name(row: dict, first: dict) -> str:
+    words = ["card"]
+    for key, mine, theirs in zip(SUBJECT, subject_of(row), subject_of(first), strict=True):
+        if mine != theirs:
+            words.append(_word(key, mine))
+    return "-".join(words)
+
+
+def _word(key: str, value: object) -> str:
+    """A value of SUBJECT as a part of a file name."""
+    if key == "flip_tta":
+        return "tta" if value else "no-tta"
+    if key == "preprocess":  # a sentence
+        return f"preprocess-{hashlib.sha256(str(value).encode()).hexdigest()[:8]}"
+    text = f"step{value or 0}" if key == "step" else re.sub(r"\.(pt|pth|bin|safetensors)$", "", str(value))
+    return re.sub(r"[^\w.+-]", "-", text)
 
 
 def _place(item: Score | Corrupted) -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from scipy.special import expit, logit
 from scipy.stats import linregress
 
 from .card import SETS, Card, Score, label, make_card
-from .load import choose_results
+from .load import choose_results, of_subject, subject_of
 
 # Clean accuracy is taken on the classes of the shifted set where it has fewer.
 CLEAN = {"imagenet_r_200": "imagenet_val_r", "imagenet_a": "imagenet_val_a"}
@@ -115,13 +116,18 @@ def read_timm(path: Path) -> tuple[str, dict[tuple[str, int], float]]:
         ) from error
 
 
-def card_of(folder: Path | str, checkpoint: str | None = None) -> Card:
-    """The card of a folder's latest evaluation without flip TTA; see `choose_results` for folder and checkpoint."""
-    path, rows = choose_results(folder, checkpoint)
+def card_of(folder: Path | str, checkpoint: str | None = None, precision: str | None = None) -> Card:
+    """The card of what a folder holds most results of (of the last, where several have as many), without flip TTA; the
+    rest is named in `dropped`. See `choose_results` for folder, checkpoint and precision."""
+    path, rows = choose_results(folder, checkpoint, precision)
     rows = [row for row in rows if not row.get("flip_tta")]
     if not rows:
         raise ValueError(f"{path}: all results are with flip TTA; evaluate without it")
-    return make_card(rows, latest=True)
+    counts = Counter(map(subject_of, rows))
+    most = max(counts.values())
+    chosen = next(row for row in reversed(rows) if counts[subject_of(row)] == most)
+    kept, dropped = of_subject(rows, chosen)
+    return replace(make_card(kept), dropped=[f"{folder}: {line}" for line in dropped])
 
 
 def scores(card: Card) -> list[Score]:

@@ -107,6 +107,12 @@ def read_results(folder: Path | str, problems: list[str] | None = None) -> list[
     return _latest([row for row in rows if row.get("kind") == "result" and "top1" in row], RESULT_KEY)
 
 
+def first_result(folder: Path | str) -> dict | None:
+    """The oldest row that evaluate.py left in a folder, replaced or not."""
+    rows = _rows(Path(folder) / "results.jsonl", [], wanted=False)
+    return next((row for row in rows if row.get("kind") == "result" and "top1" in row), None)
+
+
 def choose_results(
     folder: Path | str, checkpoint: str | None = None, precision: str | None = None, *, predictions: bool = False
 ) -> tuple[Path, list[dict]]:

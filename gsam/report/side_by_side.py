@@ -70,7 +70,7 @@ def markdown(models: SideBySide, picture: str | None = None) -> str:
 
 
 def tables(models: SideBySide) -> list[str]:
-    """Markdown: the sets, generated corruptions, effective robustness; each with its legend."""
+    """Markdown: the sets, generated corruptions, what was left out, effective robustness; with their legends."""
     parts = []
     for generated, title in ((False, "Top-1"), (True, "Top-1, generated corruptions")):
         lines = [[label, *map(_cell, found)] for label, _, found in models.lines(generated)]
@@ -80,6 +80,8 @@ def tables(models: SideBySide) -> list[str]:
         if lines:
             parts += [f"## {title}", to_markdown([title + " (%)", *models.names], lines)]
     parts.append(LEGEND)
+    if dropped := [f"- {line}" for card in models.cards for line in card.dropped]:
+        parts.append("\n".join(dropped))
     if models.baselines:
         parts += ["## Effective robustness", _effective_table(models), EFFECTIVE]
     return parts

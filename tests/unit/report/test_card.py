@@ -109,7 +109,6 @@ def test_a_row_that_was_written_again_counts_once_and_another_model_is_refused()
         rows = [*clean("imagenet"), row("imagenet_v2", 10_000, 0.5, **facts)]
         with pytest.raises(ValueError, match=f"these 2 rows differ in {next(iter(facts))}"):
             make_card(rows)
-        assert [score.name for score in make_card(rows, latest=True).sets] == ["imagenet_v2"]
     assert (
         make_card(clean("imagenet", flip_tta=True, weights="ema")).title
         == "resnet50.a1_in1k (ema weights) with flip TTA"
@@ -132,6 +131,42 @@ def test_card_on_disk_and_on_the_terminal(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     write_card(tmp_path, clean("imagenet", "imagenet_v2") + corrupted(), missing)
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def evaluated(out, *rows, missing=()):
+    """What evaluate.py does at its end: rows appended, card written from those of this call."""
+    with open(out / "results.jsonl", "a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return write_card(out, list(rows), {name: "no folder" for name in missing})
+
+
+def sets_on(file):
+    return [score["name"] for score in json.loads(file.read_text())["sets"]]
+
+
+def test_a_later_set_is_added_to_the_card_and_its_last_row_counts(tmp_path):
+    evaluated(tmp_path, *clean("imagenet", "imagenet_v2"), *corrupted())
+    again = row("imagenet_v2", 10_000, 0.9)
+    text = evaluated(tmp_path, *clean("imagenet_r"), again, missing=["imagenet", "imagenet_a"])
+    assert sets_on(tmp_path / "card/card.json") == ["imagenet", "imagenet_v2", "imagenet_r"]
+    assert "ImageNet-C-official, mean" in text and "90.00" in text and "not run: imagenet_a: no folder" in text
+    assert "not run: imagenet:" not in text, "an earlier call has it"
+
+
+def test_other_models_and_ways_to_evaluate_in_one_folder_have_cards_of_their_own(tmp_path):
+    evaluated(tmp_path, *clean("imagenet", "imagenet_v2", step=10))
+    for facts in ({"flip_tta": True}, {"weights": "ema", "flip_tta": True}, {"checkpoint": "best.pt"},
+                  {"preprocess": "resize 288 (bicubic)"}):  # fmt: skip
+        evaluated(tmp_path, *clean("imagenet", **{"step": 10, **facts}))
+    text = evaluated(tmp_path, *clean("imagenet_r", step=20))
+    assert text.endswith(f"{tmp_path}/card/card-step20.md, card-step20.json, card-step20.png")
+    stems = {path.stem for path in (tmp_path / "card").iterdir()}
+    assert stems == {"card", "card-tta", "card-ema-tta", "card-best", "card-preprocess-4f618d3f", "card-step20"}
+    assert sets_on(tmp_path / "card/card.json") == ["imagenet", "imagenet_v2"]
+    assert sets_on(tmp_path / "card/card-step20.json") == ["imagenet_r"]
+    assert "](card-tta.png)" in (tmp_path / "card/card-tta.md").read_text()
+    evaluated(tmp_path, *clean("imagenet", "imagenet_v2", step=10))  # again (force): the names stay
+    assert {path.stem for path in (tmp_path / "card").iterdir()} == stems
 
 
 def test_nothing_run_writes_nothing(tmp_path):

@@ -162,6 +162,18 @@ def test_a_later_evaluation_of_other_weights_does_not_mix_with_an_earlier_one(tm
     ]
 
 
+def test_one_set_in_another_precision_turns_no_other_set_into_not_run(tmp_path):
+    rows = cards.clean("imagenet", "imagenet_v2") + cards.clean("imagenet_sketch", precision="bf16")
+    folder = write(tmp_path / "run", rows)
+    card = card_of(folder)
+    assert [score.name for score in card.sets] == ["imagenet", "imagenet_v2"]
+    line = f"{folder}: left out: 1 result with precision bf16 (not fp32)"
+    assert card.dropped == [line] and f"- {line}" in markdown(side_by_side([("run", card)], {}))
+    assert [score.name for score in card_of(folder, precision="bf16").sets] == ["imagenet_sketch"]
+    done = script(folder, "--precision", "bf16", cwd=tmp_path)
+    assert "ImageNet-Sketch" in done.stdout and "left out" not in done.stdout, done.stderr
+
+
 def test_picture(tmp_path):
     _, both = models(tmp_path)
     assert Image.open(io.BytesIO(png(figure.draw(both)))).size[0] == 1100
