@@ -23,6 +23,7 @@ class BetonCopies:
     def __init__(self, folder: str, split: str) -> None:
         manifest = read_manifest(folder, split)
         self.path, self.classes = beton_path(folder, split), tuple(manifest["classes"])
+        self.sha256 = manifest["sha256"]
         guard.require_version()
         with guard.torch_threads_kept():
             from ffcv.reader import Reader

@@ -35,6 +35,7 @@ def _choices(at: str, evalset: EvalSet) -> Iterator[str]:
         "labels": LABELS,
         "classes": (None, *layouts.CLASS_LISTS),
         "argmax": ARGMAX,
+        "origin": (None, "official"),
     }
     for key, known in tables.items():
         value = getattr(evalset, key)

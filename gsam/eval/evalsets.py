@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from .preprocess import Preprocess
 from .scoring import Scoring
 
 GENERATED = "generated.json"  # scripts/make_imagenet_c.py leaves it beside its corruptions
+NOT_PIXELS = ("copies", "format")  # of its record: what is finished, which grows, and the kind of file
 
 
 @dataclass
@@ -61,6 +63,8 @@ class EvalSet:
     """the pictures are grey ones stored as RGB: average the channels of the corrupted copy"""
     seed: int = 0
     """of the corruptions' random numbers"""
+    origin: str | None = None
+    """official: the stored copies are a published set's, as long as no generated.json lies beside them; null: no"""
 
     @property
     def made_here(self) -> bool:
@@ -99,22 +103,28 @@ def rows(evalset: EvalSet) -> list[tuple[str | None, int | None]]:
 
 
 def origin(evalset: EvalSet) -> str | None:
-    """Of corrupted copies: "official" for stored ones as published, "generated" for this project's; clean sets: None."""
+    """Of corrupted copies: "generated" by this project, "official" for a published set's, else "stored"; clean sets: None."""
     if not evalset.corruptions:
         return None
     own = evalset.made_here or os.path.exists(os.path.join(evalset.root, GENERATED))
-    return "generated" if own else "official"
+    return "generated" if own else evalset.origin or "stored"
 
 
 def origin_text(evalset: EvalSet, corruption: str | None) -> str:
     """The same in words, for a row's protocol, with the textures of generated frost; "" for clean sets."""
     if origin(evalset) != "generated":
-        return "official copies; " if evalset.corruptions else ""
-    if evalset.made_here:
-        frost = f"frost ({frost_origin(None)})"
-    else:
-        frost = json.loads(Path(evalset.root, GENERATED).read_text()).get("frost", "frost")
+        return f"{origin(evalset)} copies; " if evalset.corruptions else ""
+    frost = f"frost ({frost_origin(None)})" if evalset.made_here else _record(evalset.root).get("frost", "frost")
     return f"generated copies{f' with {frost}' if corruption == 'frost' else ''}; "
+
+
+def _record(root: str) -> dict[str, Any]:
+    """How generated copies were made, {} for others. Raises ValueError for a damaged file."""
+    path = Path(root, GENERATED)
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}); put it back, or make the set again") from error
 
 
 def num_classes(evalset: EvalSet) -> int:
@@ -184,9 +194,14 @@ def build(
 
 
 def pictures_hash(evalset: EvalSet, source: Source, corruption: str | None, severity: int | None) -> str:
-    """8 hex digits of the pictures in use: their classes and names in order, and how their copies are made."""
+    """8 hex digits of the pictures in use: their classes and names in order, and how their copies are or were made."""
     facts = [origin(evalset), corruption, severity]
-    facts += [evalset.canvas, evalset.grey, evalset.seed] if evalset.made_here else []
+    if evalset.made_here:
+        facts += [evalset.canvas, evalset.grey, evalset.seed]
+    elif evalset.corruptions:
+        made = {key: value for key, value in _record(evalset.root).items() if key not in NOT_PIXELS}
+        # Pictures in an FFCV file have no names: the record has them, and where it is lost, the file's checksum tells.
+        facts += [json.dumps(made, sort_keys=True) if made else getattr(source, "sha256", None)]
     digest = hashlib.sha256(repr(facts).encode())
     for index in subset(len(source), evalset.limit).tolist():
         digest.update(f"{source.labels[index]} {os.path.basename(source.describe(index))}\n".encode())

@@ -1,7 +1,7 @@
 """The loader of evaluation: the pixels, the order, the processes."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from gsam.data.fashion_mnist import DEBIAN
 from gsam.eval import EvalSet
 from gsam.eval.copies import Settings
 from gsam.eval.corruptions import CORRUPTIONS, corrupt
-from gsam.eval.evalsets import build, check, num_classes, open_pictures, origin, prepare
+from gsam.eval.evalsets import build, check, num_classes, open_pictures, origin, pictures_hash, prepare
 from gsam.eval.make_c import make
 from gsam.eval.pictures import PIECE, Clean, PictureLoader, centre
 from gsam.eval.preprocess import Preprocess
@@ -178,6 +178,14 @@ def test_copies_in_ffcv_files_are_those_in_folders(photos, tmp_path):
         evalset = EvalSet(root=str(tmp_path / kind), canvas=64, expect_n=21, **stored)
         assert list(check("x", evalset)) == [] and origin(evalset) == "generated" and num_classes(evalset) == 3
         found[kind] = read(build(evalset, Preprocess(64, 73), "contrast", 3, batch_size=4, workers=1))
+        hashes = [pictures_hash(evalset, open_pictures(evalset, "contrast", 3), "contrast", 3)]
+        settings = replace(settings, seed=1)
+        make(settings, str(tmp_path / f"{kind}1"), ["contrast"], [3], 1, lambda *_: None)
+        evalset.root = str(tmp_path / f"{kind}1")
+        hashes.append(pictures_hash(evalset, open_pictures(evalset, "contrast", 3), "contrast", 3))
+        (tmp_path / f"{kind}1" / "generated.json").unlink()
+        hashes.append(pictures_hash(evalset, open_pictures(evalset, "contrast", 3), "contrast", 3))
+        assert len(set(hashes)) == 3
     assert torch.equal(found["ffcv"][0], found["folders"][0]) and torch.equal(found["ffcv"][1], found["folders"][1])
 
 

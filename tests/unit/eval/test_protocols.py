@@ -1,5 +1,7 @@
 """Each published protocol on its official layout, with numbers that only the right protocol gives."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -189,13 +191,36 @@ def test_a_model_of_another_size_sees_the_whole_copy_resized_and_the_protocol_sa
     assert "224 to 112" in text and "bicubic" in text
 
 
-def test_stored_copies_are_official_unless_make_imagenet_c_made_them(copies, tmp_path):
+def test_only_the_published_sets_are_official_and_not_where_make_imagenet_c_made_them(copies, tmp_path):
     sets = copied(copies)
+    assert evalsets.origin(sets["imagenet_c"]) == evalsets.origin(named("imagenet_c_extra")["imagenet_c_extra"])
     assert evalsets.origin(sets["imagenet_c"]) == "official"
+    mine = evalsets.EvalSet("corrupted", "imagefolder", str(tmp_path), corruptions=["fog"], severities=[1])
+    assert evalsets.origin(mine) == "stored" and evalsets.origin_text(mine, "fog") == "stored copies; "
     (tmp_path / evalsets.GENERATED).write_text("{}")
     assert evalsets.origin(copied(tmp_path)["imagenet_c"]) == "generated"
     assert evalsets.origin(named("imagenet_c_generated")["imagenet_c_generated"]) == "generated"
     assert evalsets.origin(named("imagenet")["imagenet"]) is None
+
+
+def test_two_generations_and_two_data_sets_are_different_pictures(copies, tmp_path):
+    """The names and the folders are the same; generated.json says what the difference is."""
+    for pair in ("fog", "frost"):
+        (tmp_path / pair).symlink_to(copies / pair)
+    evalset = copied(tmp_path)["imagenet_c"]
+    source = evalsets.open_pictures(evalset, "fog", 1)
+    record = {"seed": 0, "names": "aaaaaaaa", "format": "folders", "copies": {"fog/1": 1000}}
+
+    def pictures(**changes):
+        (tmp_path / evalsets.GENERATED).write_text(json.dumps({**record, **changes}))
+        return evalsets.pictures_hash(evalset, source, "fog", 1)
+
+    first = pictures()
+    assert first == pictures(copies={"fog/1": 1000, "fog/2": 1000})  # more was made meanwhile
+    assert len({first, pictures(seed=1), pictures(names="bbbbbbbb"), pictures(versions={"numpy": "1"})}) == 4
+    (tmp_path / evalsets.GENERATED).write_text("{")
+    with pytest.raises(ValueError, match="generated.json cannot be read"):
+        evalsets.pictures_hash(evalset, source, "fog", 1)
 
 
 # ---- what is counted ------------------------------------------------------------------------------------------------
