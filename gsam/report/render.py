@@ -13,8 +13,17 @@ from .tables import NOT_RUN, Cell, Row, Table
 
 
 def percent(cell: Cell | None) -> str:
-    """E.g. "85.10 ± 0.70" in percent; ± is the standard deviation over seeds, or the 95 % interval of one run."""
-    return NOT_RUN if cell is None else f"{100 * cell.top1:.2f} ± {100 * cell.spread:.2f}"
+    """In percent, "85.10 ± 0.70" with the standard deviation over seeds or, of one run, "85.10 (84.39–85.78)"."""
+    if cell is None:
+        return NOT_RUN
+    if cell.spread is None:
+        return with_interval(cell.top1, cell.low, cell.high)
+    return f"{100 * cell.top1:.2f} ± {100 * cell.spread:.2f}"
+
+
+def with_interval(top1: float, low: float, high: float) -> str:
+    """Fractions as "85.10 (84.39–85.78)" in percent: Wilson's interval is not symmetric, least of all near 0 and 100 %."""
+    return f"{100 * top1:.2f} ({100 * low:.2f}–{100 * high:.2f})"
 
 
 def legend(table: Table) -> str:
@@ -22,10 +31,11 @@ def legend(table: Table) -> str:
     several = any(cell and cell.seeds > 1 for row in table.rows for cell in row.cells)
     single = any(cell and cell.seeds == 1 for row in table.rows for cell in row.cells)
     spread = " or ".join(
-        ["the standard deviation over the seeds"] * several + ["half the 95 % Wilson interval of the one run"] * single
+        ["± with the standard deviation over the seeds"] * several
+        + ["(low–high) with the 95 % Wilson interval of the one run"] * single
     )
     return (
-        f"Top-1 accuracy in %, {table.weights} weights of {table.checkpoint}; ± is {spread}. "
+        f"Top-1 accuracy in %, {table.weights} weights of {table.checkpoint}; {spread}. "
         "A gradient evaluation is one forward and backward pass of one image."
     )
 
@@ -108,7 +118,8 @@ def records(table: Table) -> list[dict]:
                     "seeds": cell.seeds if cell else 0,
                     "top1": cell and cell.top1,
                     "spread": cell and cell.spread,
-                    "spread_is": cell and ("std over seeds" if cell.seeds > 1 else "half 95% interval"),
+                    "low": cell and cell.low,
+                    "high": cell and cell.high,
                     "nll": cell and cell.nll,
                     "ece": cell and cell.ece,
                     "grad_evals": cost and cost[0],

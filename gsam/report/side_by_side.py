@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from .card import SETS, Card, Corrupted, Score
 from .card_text import percent, to_markdown
 from .effective import Baselines, Effective, effective
-from .render import as_csv
+from .render import as_csv, with_interval
 from .tables import NOT_RUN
 
 LEGEND = (
-    "Top-1 accuracy in %, ± half the 95 % Wilson interval; of a mean over corruptions with the number of pictures, which are "
+    "Top-1 accuracy in % (low–high: 95 % Wilson interval); of a mean over corruptions with the number of pictures, which are "
     "the same in each. mCE: error relative to AlexNet's, mean over the 15 corruptions. Official and generated copies are "
     "different pictures: compare only like with like."
 )
@@ -103,7 +103,7 @@ def records(models: SideBySide) -> str:
 
 
 def _cell(score: Score | None) -> str:
-    return NOT_RUN if score is None else f"{percent(score.top1)} ± {percent((score.high - score.low) / 2)}"
+    return NOT_RUN if score is None else with_interval(score.top1, score.low, score.high)
 
 
 def _effective_table(models: SideBySide) -> str:

@@ -22,12 +22,14 @@ NOT_RUN = "not run"
 class Cell:
     """Top-1 of one method on one row of the table, fractions 0-1.
 
-    top1: mean over seeds · spread: sample standard deviation over seeds if there are several, else half the width of
-    the 95 % Wilson interval of the one run · seeds: runs in the mean · n: images per run · nll, ece: means over seeds.
+    top1: mean over seeds · spread: sample standard deviation over seeds, None of one run · low, high: 95 % Wilson interval
+    of one run, None of several · seeds: runs in the mean · n: images per run · nll, ece: means over seeds.
     """
 
     top1: float
-    spread: float
+    spread: float | None
+    low: float | None
+    high: float | None
     seeds: int
     n: int
     nll: float
@@ -191,7 +193,8 @@ def _cell(runs: list[list[dict]]) -> Cell | None:
     top1 = [statistics.fmean(row["top1"] for row in rows) for rows in runs]
     # The same pictures stand behind every corruption, so a mean over corruptions has no more than n independent trials.
     n = min(row["n"] for rows in runs for row in rows)
-    low, high = wilson(top1[0], n)
-    spread = statistics.stdev(top1) if len(top1) > 1 else (high - low) / 2
+    several = len(top1) > 1
+    spread = statistics.stdev(top1) if several else None
+    low, high = (None, None) if several else wilson(top1[0], n)
     nll, ece = (statistics.fmean(row[name] for rows in runs for row in rows) for name in ("nll", "ece"))
-    return Cell(statistics.fmean(top1), spread, len(top1), n, nll, ece)
+    return Cell(statistics.fmean(top1), spread, low, high, len(top1), n, nll, ece)

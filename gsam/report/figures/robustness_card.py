@@ -11,6 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 
 from ..card import Card, Corrupted, Score
+from ..render import with_interval
 from ..tables import NOT_RUN
 
 # Okabe and Ito's colours, distinguishable with colour-blind eyes; cividis is made for them too.
@@ -52,10 +53,10 @@ def _bars(axis: Axes, entries: list[tuple[str, Score | str]]) -> None:
         axis.barh(y, 100 * score.top1, height=0.66, color=COLOURS[_kind(score.name)])
         below, above = 100 * (score.top1 - score.low), 100 * (score.high - score.top1)
         axis.errorbar(100 * score.top1, y, xerr=[[below], [above]], color="black", capsize=3.5, lw=1.4, capthick=1.4)
-        text = f"{100 * score.top1:.2f} ± {(below + above) / 2:.2f}"
+        text = with_interval(score.top1, score.low, score.high)
         axis.text(100 * score.high + 1.2, y, text, va="center", fontsize=9)
     axis.set_yticks(range(len(entries)), [textwrap.fill(name, 36) for name, _ in entries], fontsize=9)
-    axis.set(xlim=(0, 122), ylim=(len(entries) - 0.4, -0.6), xticks=range(0, 101, 20))
+    axis.set(xlim=(0, 136), ylim=(len(entries) - 0.4, -0.6), xticks=range(0, 101, 20))
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x", alpha=0.25, lw=0.6)

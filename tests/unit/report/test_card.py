@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from gsam.eval.metrics import wilson_interval
+from gsam.report import side_by_side
 from gsam.report.card import make_card, write_card
 from gsam.report.card_text import markdown, summary, terminal
 from gsam.report.figures import robustness_card
@@ -51,6 +52,14 @@ def test_every_line_has_its_numbers_and_interval():
     assert (score.n, score.top1, score.top5, score.ece) == (10_000, 0.632, pytest.approx(0.782), 0.03)
     assert (score.low, score.high) == pytest.approx(wilson_interval(0.632, 10_000))
     assert "62.25 - 64.14" in terminal(card) and "| 62.25 - 64.14 |" in plain(markdown(card))
+
+
+def test_near_nothing_right_the_interval_reaches_down_to_nothing_only():
+    """Of 0 in 200, Wilson's interval is 0 to z^2 / (n + z^2) = 3.8415 / 203.8415 = 1.88 %: not 0.00 ± 0.94."""
+    card = make_card([row("imagenet_a", 200, 0.0)])
+    shown = [text.get_text() for axis in robustness_card.draw(card).axes for text in axis.texts]
+    assert shown == ["0.00 (0.00–1.88)"] and "0.00 - 1.88" in terminal(card)
+    assert "0.00 (0.00–1.88)" in side_by_side.markdown(side_by_side.side_by_side([("a", card)], {}))
 
 
 def test_the_extra_four_stay_out_of_the_mean_and_have_no_mce():

@@ -97,8 +97,13 @@ def test_table_has_the_shape_and_the_numbers(runs_folder):
     (folder,) = folders(runs_folder, "gsam")
     found = cell(table, "gsam", "fashion_mnist_c", "mean")
     assert found.top1 == pytest.approx(statistics.fmean(top1_of(folder, name) for name in CORRUPTIONS))
-    low, high = wilson_interval(found.top1, 2000)
-    assert found.seeds == 1 and found.spread == pytest.approx((high - low) / 2, rel=1e-9)
+    assert found.seeds == 1 and (found.low, found.high) == pytest.approx(wilson_interval(found.top1, 2000), rel=1e-9)
+    text = markdown(table)
+    assert f"{100 * found.top1:.2f} ({100 * found.low:.2f}–{100 * found.high:.2f})" in text
+    assert (
+        "± with the standard deviation over the seeds or (low–high) with the 95 % Wilson interval of the one run"
+        in text
+    )
     images, minutes = table.columns[2].cost()
     assert images == 1404 * 128 * 2 and 0.5 < minutes < 5
 
@@ -200,7 +205,10 @@ def test_records_and_csv_say_the_same(runs_folder):
     parsed = list(csv.DictReader(io.StringIO(as_csv(rows))))
     for row, text in zip(rows, parsed, strict=True):
         assert {key: "" if value is None else str(value) for key, value in row.items()} == text
-    assert {row["spread_is"] for row in rows} == {"std over seeds", "half 95% interval"}
+    assert {(row["seeds"], row["spread"] is None, row["low"] is None) for row in rows} == {
+        (1, True, False),
+        (2, False, True),
+    }
 
 
 def test_figure_has_a_line_per_method_where_it_has_data(runs_folder):

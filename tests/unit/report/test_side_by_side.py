@@ -133,7 +133,7 @@ def test_table_csv_and_what_is_never_mixed(tmp_path):
     page = plain(markdown(both, "x.png"))
     first, generated = page.split("## Top-1, generated corruptions")
     assert (
-        "| ImageNet-A, 200-way | 3.50 ± 0.42 | not run |" in first
+        "| ImageNet-A, 200-way | 3.50 (3.11–3.94) | not run |" in first
         and "| ImageNet-C-official, mCE | 75.26 | not run |" in first
     )
     assert "generated" not in first and "| ImageNet-C-generated, on the fly, mCE | not run | 75.26 |" in generated
