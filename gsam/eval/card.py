@@ -115,6 +115,7 @@ class _Evaluation:
             "backend": getattr(source, "backend", "folder"),
             "versions": _versions(),
             "corruption_preset": prepare.preset(source[0][0]),
+            "resized": prepare.resized,
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         for name, row in rows.items():

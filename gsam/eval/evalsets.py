@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,9 @@ def prepare(evalset: EvalSet, preprocess: Preprocess, corruption: str | None, se
     """What happens to each picture of one of `rows(evalset)` on its way to a model with this transform."""
     if corruption is None:
         return Clean(preprocess)
+    if evalset.canvas is not None and evalset.canvas == preprocess.trained_size:
+        # Enlarging the copy to the size for tests would blur the corruption.
+        preprocess = replace(preprocess, size=evalset.canvas, resize=evalset.canvas)
     if not evalset.made_here:
         return Copy(preprocess, evalset.canvas)
     return Copy(preprocess, evalset.canvas, corruption, severity, evalset.seed, evalset.grey)

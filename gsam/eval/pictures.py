@@ -44,6 +44,8 @@ class Clean:
     def __call__(self, pixels: np.ndarray, index: int) -> np.ndarray:
         return self.preprocess(pixels)
 
+    resized = None
+
     def preset(self, sample: np.ndarray) -> None:
         """Only copies have one."""
         return None
@@ -60,9 +62,9 @@ class Copy:
     corruption, severity, seed: of `corrupt`; corruption None: the picture is a stored copy. canvas: side of the square
     that is corrupted or stored; None: the whole picture. grey: average the channels of a made copy.
 
-    A square of the model's size is left as it is: it has been resized and cropped before it was corrupted, and doing
-    either again would blur the corruption. For a model of another size the whole square is resized. Without a canvas a
-    copy that has not the model's size gets the model's transform.
+    A square of the model's size, or of the size it was trained at, is left as it is: it has been resized and cropped
+    before it was corrupted, and doing either again would blur the corruption. Else the whole square is resized. Without a
+    canvas a copy that has not the model's size gets the model's transform.
     """
 
     preprocess: Preprocess
@@ -88,6 +90,11 @@ class Copy:
             return pixels
         return (self.preprocess if self.canvas is None else replace(self.preprocess, resize=self.size))(pixels)
 
+    @property
+    def resized(self) -> int | None:
+        """Side that every square is resized to after its corruption; None where it keeps its own."""
+        return None if self.canvas in (None, self.size) else self.size
+
     def preset(self, sample: np.ndarray) -> int | None:
         """The published size whose constants a made copy of `sample` has; None for stored ones."""
         if self.corruption is None:
@@ -99,9 +106,10 @@ class Copy:
         if self.canvas is None:
             return f"copies of {self.size} pixels as they are, others: {self.preprocess.text()}"
         done = f"centre {self.canvas} pixels of the copy"
-        if self.canvas == self.size:
-            return f"{done}, not resized"
-        return f"{done}, resized {self.canvas} to {self.size} ({self.preprocess.interpolation})"
+        if self.resized is None:
+            smaller = self.size == self.preprocess.trained_size
+            return f"{done}, not resized" + f", scored at the model's training size {self.size}" * smaller
+        return f"{done}, resized to {self.resized} ({self.preprocess.interpolation})"
 
 
 class PictureLoader:

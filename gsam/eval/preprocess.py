@@ -22,7 +22,8 @@ class Preprocess:
 
     size: side of the square picture, pixels · resize: the shorter side before the crop; where it is smaller than size
     (VOLO), black fills the border · mean, std: of each channel on the scale 0 to 1, applied later on the device ·
-    squash: resize to a square of side `resize`, whatever the picture's shape (timm's crop_mode="squash").
+    squash: resize to a square of side `resize`, whatever the picture's shape (timm's crop_mode="squash") · trained_size:
+    side of the pictures it was trained on, of a network that is published with another one to test at and runs at both.
     """
 
     size: int
@@ -31,6 +32,7 @@ class Preprocess:
     mean: Sequence[float] = (0.5, 0.5, 0.5)
     std: Sequence[float] = (0.5, 0.5, 0.5)
     squash: bool = False
+    trained_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.interpolation not in FILTERS:
@@ -58,8 +60,10 @@ class Preprocess:
             )
         resize = math.floor(height / data["crop_pct"])
         mean, std = tuple(data["mean"]), tuple(data["std"])
+        trained = settings.get("input_size", data["input_size"])[-1]
+        other = trained if trained != height and not settings.get("fixed_input_size") else None
         try:
-            return cls(height, resize, data["interpolation"], mean, std, squash=mode == "squash")
+            return cls(height, resize, data["interpolation"], mean, std, mode == "squash", other)
         except ValueError as error:
             raise ValueError(f"{whose}: {error}") from error
 
@@ -86,4 +90,6 @@ class Preprocess:
         """One line, for printing and for a row's protocol."""
         side = "square" if self.squash else "short side"
         mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
-        return f"{side} to {self.resize} ({self.interpolation}), centre crop {self.size}, mean {mean}, std {std}"
+        return f"{side} to {self.resize} ({self.interpolation}), centre crop {self.size}, mean {mean}, std {std}" + (
+            f", trained at {self.trained_size}" if self.trained_size else ""
+        )

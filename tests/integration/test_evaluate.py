@@ -168,7 +168,8 @@ def test_every_set_gives_its_rows(evaluated, data):
         assert row["backend"] == "folder" and set(row["versions"]) == {"torch", "timm", "numpy", "pillow", "opencv"}
         within = row["evalset"] in ("imagenet_r_200", "imagenet_a", "imagenet_val_r", "imagenet_val_a")
         assert f"argmax over {200 if within else 1000} classes" in row["protocol"]
-    assert "resized 4 to 28" in found[-1]["protocol"] and "ReaL labels" in found[1]["protocol"]
+    assert {row["resized"] for row in found if row["corruption"]} == {28} and found[0]["resized"] is None
+    assert "resized to 28" in found[-1]["protocol"] and "ReaL labels" in found[1]["protocol"]
 
 
 def test_every_row_has_its_predictions(evaluated, weights, data):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -187,8 +188,24 @@ def test_a_model_of_another_size_sees_the_whole_copy_resized_and_the_protocol_sa
     sets, small = copied(copies, limit=24), Preprocess(112, 128, "bicubic")
     found = metrics(sets, "frost", 2, model=Reader(squares=BORDER, shown=(0, 224)), preprocess=small)["imagenet_c"]
     assert found.top1 == 20 / 24
-    text = evalsets.prepare(sets["imagenet_c"], small, "frost", 2).text()
-    assert "224 to 112" in text and "bicubic" in text
+    prepare = evalsets.prepare(sets["imagenet_c"], small, "frost", 2)
+    assert "resized to 112 (bicubic)" in prepare.text() and prepare.resized == 112
+
+
+def test_a_model_trained_at_224_and_tested_at_288_sees_the_copies_as_they_are(copies):
+    """As ResNet-50 A1 of timm: clean pictures at 288, but no copy is enlarged to it."""
+    published = timm.get_pretrained_cfg("resnet50.a1_in1k").to_dict()
+    a1, sets = Preprocess.published(published, "a1"), copied(copies, limit=24)
+    assert (a1.size, a1.trained_size) == (288, 224)
+    prepare = evalsets.prepare(sets["imagenet_c"], a1, "frost", 2)
+    assert (prepare.size, prepare.resized) == (224, None)
+    assert "not resized, scored at the model's training size 224" in prepare.text()
+    ((images, _),) = evalsets.build(sets["imagenet_c"], a1, "frost", 2, batch_size=24, workers=0).epoch()
+    source = evalsets.open_pictures(sets["imagenet_c"], "frost", 2)
+    assert all(np.array_equal(image.permute(1, 2, 0), source[i][0]) for image, i in zip(images, SEEN, strict=True))
+    fixed = Preprocess.published({**published, "fixed_input_size": True}, "a network of one size")
+    assert evalsets.prepare(sets["imagenet_c"], fixed, "frost", 2).resized == 288
+    assert evalsets.prepare(named("imagenet")["imagenet"], a1, None, None).size == 288
 
 
 def test_only_the_published_sets_are_official_and_not_where_make_imagenet_c_made_them(copies, tmp_path):
