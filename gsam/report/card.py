@@ -137,7 +137,7 @@ def make_card(rows: Iterable[dict], missing: dict[str, str] | None = None) -> Ca
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         if row.get("corruption") is not None:
-            groups.setdefault((row["evalset"], row.get("origin"), is_extra(row)), []).append(row)
+            groups.setdefault((row["evalset"], row.get("origin"), is_extra(row), row.get("resized")), []).append(row)
     corrupted = [_corrupted(*key, found) for key, found in groups.items()]
     return Card(rows[-1], sorted(clean, key=_place), sorted(corrupted, key=_place), dict(missing or {}))
 
@@ -204,7 +204,7 @@ def _score(name: str, text: str, rows: list[dict]) -> Score:
     return Score(name, text, n, top1, *wilson(top1, n), top5, nll, ece, rows[0].get("protocol"))
 
 
-def _corrupted(name: str, origin: str | None, extra: bool, rows: list[dict]) -> Corrupted:
+def _corrupted(name: str, origin: str | None, extra: bool, resized: int | None, rows: list[dict]) -> Corrupted:
     imagenet = is_imagenet(rows[0])
     found = {(row["corruption"], row["severity"]): row for row in rows}
     present = list(dict.fromkeys(row["corruption"] for row in rows))
@@ -213,7 +213,7 @@ def _corrupted(name: str, origin: str | None, extra: bool, rows: list[dict]) -> 
         severities = list(SEVERITIES)
     else:
         corruptions, severities = present, sorted({row["severity"] for row in rows})
-    text = label(name, origin) + ", 4 extra" * extra
+    text = label(name, origin) + ", 4 extra" * extra + (f", resized to {resized}" if resized else "")
     group = Corrupted(name, text, origin, corruptions, severities, found, [])
     group.missing = [f"{c} {s}" for c in corruptions for s in severities if (c, s) not in found]
     counts = sorted({row["n"] for row in rows})

@@ -36,8 +36,8 @@ NOTES = (
 
 
 def terminal(card: Card) -> str:
-    """Tables of box characters, without colours, as wide as the terminal but at least 100 columns."""
-    out = Console(file=io.StringIO(), width=max(shutil.get_terminal_size().columns, 100), color_system=None)
+    """Tables of box characters, without colours, as wide as the terminal but at least 130 columns: no label is cut."""
+    out = Console(file=io.StringIO(), width=max(shutil.get_terminal_size().columns, 130), color_system=None)
     for title, lines in card.tables():
         out.print(_rich(title, HEAD, map(_line, lines)))
     for group in card.corrupted:
@@ -73,7 +73,8 @@ def as_json(card: Card) -> str:
     """Everything on the card, fractions 0-1."""
     corrupted = [
         {
-            "name": group.name, "origin": group.origin, "mean": group.mean and asdict(group.mean), "mce": group.mce,
+            "name": group.name, "label": group.label, "origin": group.origin,
+            "mean": group.mean and asdict(group.mean), "mce": group.mce,
             "mean_error": group.mean and 1 - group.mean.top1, "missing": group.missing,
             "errors": {c: group.error(c) for c in group.corruptions},
             "top1": {c: {str(s): group.rows[c, s]["top1"] for s in group.severities if (c, s) in group.rows}

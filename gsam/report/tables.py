@@ -172,10 +172,12 @@ def _scores(run: Run, weights: str, checkpoint: str) -> dict[tuple[str, str | No
 
 def set_name(row: dict) -> str:
     """The set of a row of results, with what makes its numbers incomparable: official and generated corruptions are other
-    pictures, the extra corruptions of ImageNet-C are not in its mean, and flip TTA is another way to predict."""
+    pictures, and so are resized ones; the extra corruptions of ImageNet-C are not in its mean; flip TTA is another way to
+    predict."""
     name = row["evalset"]
     if row.get("corruption") is not None:
         name += f" (C-{row['origin']})" if row.get("origin") else ""
+        name += f" (resized to {row['resized']})" if row.get("resized") else ""
         name += " (extra)" if is_extra(row) and not row["evalset"].endswith("_extra") else ""
     return name + (" (flip TTA)" if row.get("flip_tta") else "")
 

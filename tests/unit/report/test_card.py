@@ -13,6 +13,7 @@ from gsam.report.card import make_card, write_card
 from gsam.report.card_text import markdown, summary, terminal
 from gsam.report.figures import robustness_card
 from gsam.report.imagenet_c import ALEXNET, EXTRA
+from gsam.report.tables import set_name
 from gsam.report.write import png
 
 from .cards import CLEAN, clean, corrupted, extra, plain, row
@@ -82,6 +83,20 @@ def test_official_and_generated_never_share_a_mean_or_a_table():
     assert title.startswith("Generated corruptions")
     assert [name for name, _ in first] == ["ImageNet", "ImageNet-C-official, mean"]
     assert [name for name, _ in second] == ["ImageNet-C-generated, mean", "ImageNet-C-generated, on the fly, mean"]
+
+
+def test_copies_that_were_resized_for_the_model_are_named_as_such_everywhere(tmp_path):
+    rows = clean("imagenet") + corrupted(resized=288) + extra(resized=288)
+    text, name = write_card(tmp_path, rows, {}), "ImageNet-C-official, resized to 288"
+    page = (tmp_path / "card/card.md").read_text()
+    assert all(f"{name}, mean" in shown and f"{name}: mean error" in shown for shown in (text, page))
+    assert "ImageNet-C-official, 4 extra, resized to 288, mean" in text
+    titles = [axis.get_title(loc="left") for axis in robustness_card.draw(make_card(rows)).axes]
+    assert any(title.startswith(name) for title in titles)
+    assert set_name(rows[-1]) == "imagenet_c_extra (C-official) (resized to 288)"
+    untouched = corrupted()  # of a model that takes the copies as they are: another line
+    both = side_by_side.side_by_side([("a", make_card(rows)), ("b", make_card(untouched))], {})
+    assert {"ImageNet-C-official", name} <= {line[0] for line in both.lines(generated=False)}
 
 
 @pytest.mark.parametrize(
