@@ -19,9 +19,9 @@ class Predictions:
     """One pass, a row per scored picture, by increasing index.
 
     index: the picture's place in its set, int32 (N,) · label: its class, -1 where a set of labels counts, int16 (N,) ·
-    correct: bool (N,) · top5: classes by decreasing logit, int16 (N, 5), fewer with fewer classes · nll: negative log
-    likelihood in nats, NaN where there is no single label, float32 (N,) · pictures: 8 hex digits of the pictures' names
-    and of the settings that change their pixels.
+    correct: bool (N,) · top5: classes by decreasing logit, int16 (N, 5), fewer with fewer classes · nll: minus the
+    logarithm of the summed probability of the picture's labels, in nats, NaN only where a logit was, float32 (N,) ·
+    pictures: 8 hex digits of the pictures' names and of the settings that change their pixels.
     """
 
     index: np.ndarray
