@@ -1,7 +1,7 @@
 """Evaluation: exact counts over any number of ranks, on clean pictures and on corrupted copies of them."""
 
 from .evalsets import EvalSet
-from .metrics import Metrics, wilson_interval
+from .metrics import Metrics
 from .runner import evaluate
 
-__all__ = ["EvalSet", "Metrics", "evaluate", "wilson_interval"]
+__all__ = ["EvalSet", "Metrics", "evaluate"]

@@ -16,13 +16,13 @@ import torch
 from gsam.config import ConfigError, EvalConfig, as_dict
 from gsam.eval import checks, evalsets
 from gsam.eval.evalsets import EvalSet, Pass
-from gsam.eval.metrics import wilson_interval
 from gsam.eval.runner import score
 from gsam.eval.scoring import Scored
 from gsam.eval.subject import Subject, load_subject
 from gsam.report import predictions
 from gsam.report.card import write_card
 from gsam.report.load import RESULT_KEY, read_results
+from gsam.report.stats import wilson
 from gsam.runtime import Runtime, SharedError
 from gsam.train.progress import Progress
 
@@ -160,7 +160,7 @@ def _questions(config: EvalConfig, subject: Subject, sets: dict[str, EvalSet], p
 
 def _measured(scored: Scored) -> Row:
     metrics = scored.metrics
-    low, high = wilson_interval(metrics.top1, metrics.n)
+    low, high = wilson(metrics.top1, metrics.n)
     return {**vars(metrics), "top1_low": low, "top1_high": high}
 
 

@@ -123,16 +123,3 @@ class Counter:
             raise ValueError("no example was seen: the evaluation loader is empty on every rank; check root and limit")
         ece = float((bins[1] - bins[2]).abs().sum()) / n
         return Metrics(n=n, top1=sums[1] / n, top5=sums[2] / n, nll=sums[3] / n, ece=ece)
-
-
-def wilson_interval(rate: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson score interval of a fraction `rate` seen in n independent trials; z = 1.96 gives 95 %.
-
-    Returns (low, high), both in [0, 1]. Raises ValueError if n < 1 or rate is outside [0, 1].
-    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-    """
-    if n < 1 or not 0.0 <= rate <= 1.0:
-        raise ValueError(f"a Wilson interval needs n >= 1 and a rate in [0, 1], not n={n}, rate={rate}")
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))  # rounding must not exclude 0 and 1

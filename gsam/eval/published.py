@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from gsam.report.effective import read_timm
+from gsam.report.stats import wilson
 
 from .evalsets import EvalSet
 from .inspection import Finding
 from .layouts import class_list
-from .metrics import Metrics, wilson_interval
+from .metrics import Metrics
 
 
 class Published(NamedTuple):
@@ -37,7 +38,7 @@ def read(path: Path, model: str, size: int) -> Published:
 
 def compare(metrics: Metrics, published: Published, size: int) -> Finding:
     """Whether the published accuracy lies in the 95 % interval of the measured one."""
-    low, high = wilson_interval(metrics.top1, metrics.n)
+    low, high = wilson(metrics.top1, metrics.n)
     text = f"{published.evalset}: published {published.top1:.2%}, here {metrics.top1:.2%} ({low:.2%} to {high:.2%})"
     if published.size != size:
         return Finding("published", None, f"{text}, but at {published.size} pixels, here {size}: not comparable")
@@ -51,7 +52,7 @@ def compare(metrics: Metrics, published: Published, size: int) -> Finding:
 def accuracy(name: str, evalset: EvalSet, metrics: Metrics, num_classes: int) -> Finding:
     """The accuracy, wrong if it is near chance: below 1 %, or three times that of guessing."""
     competing = len(class_list(evalset.classes)) if evalset.argmax == "classes" else num_classes
-    low, high = wilson_interval(metrics.top1, metrics.n)
+    low, high = wilson(metrics.top1, metrics.n)
     text = f"top-1 {metrics.top1:.2%} ({low:.2%} to {high:.2%}) of {metrics.n:,}, argmax over {competing} classes"
     if metrics.top1 >= max(0.01, 3 / competing):
         return Finding(name, True, text)

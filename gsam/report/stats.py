@@ -11,8 +11,13 @@ Z95 = 1.959963984540054  # normal quantile of a two-sided 95 % interval
 
 
 def wilson(rate: float, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval (low, high) of a fraction seen in n trials (Wilson 1927); gsam.eval.metrics has it too,
-    but needs torch."""
+    """95 % Wilson score interval (low, high), both in [0, 1], of a fraction `rate` seen in n independent trials.
+
+    Raises ValueError if n < 1 or rate is outside [0, 1].
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    if n < 1 or not 0.0 <= rate <= 1.0:
+        raise ValueError(f"a Wilson interval needs n >= 1 and a rate in [0, 1], not n={n}, rate={rate}")
     z = Z95
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)

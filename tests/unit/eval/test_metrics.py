@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gsam.eval.metrics import Counter, judge, wilson_interval
+from gsam.eval.metrics import Counter, judge
 from tests.ranks import run_ranks
 
 
@@ -119,13 +119,3 @@ def test_two_ranks_count_like_one_process():
 def test_a_rank_without_pictures():
     for metrics in run_ranks(2, _idle_rank, 2):
         assert metrics["n"] == 3 and metrics["top1"] == pytest.approx(2 / 3)
-
-
-def test_wilson_interval():
-    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", Table I: 81 of 263, 15 of 148, 1 of 29
-    for hits, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (1, 29, 0.0061, 0.1718)):
-        assert wilson_interval(hits / n, n) == pytest.approx((low, high), abs=5e-5)
-    assert wilson_interval(1.0, 20)[1] == 1.0 and wilson_interval(0.0, 20)[0] == 0.0
-    assert wilson_interval(0.0, 200)[0] == 0.0  # where centre - half is 3e-18
-    with pytest.raises(ValueError, match="n >= 1"):
-        wilson_interval(0.5, 0)

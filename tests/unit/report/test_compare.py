@@ -15,7 +15,7 @@ from gsam.report.compare import compare
 from gsam.report.compare_text import terminal
 from gsam.report.figures import differences
 from gsam.report.predictions import file_name, save
-from gsam.report.stats import bootstrap_means, holm, mcnemar, percentile95
+from gsam.report.stats import bootstrap_means, holm, mcnemar, percentile95, wilson
 from gsam.report.write import png
 
 from . import cards
@@ -90,6 +90,16 @@ def test_tests_against_published_definitions():
     # Holm: 0.01 x 3; then 0.02 x 2 = 0.04; then 0.03 x 1 = 0.03, which may not be below the one before it.
     assert holm([0.03, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_wilson_interval():
+    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", Table I: 81 of 263, 15 of 148, 1 of 29
+    for hits, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (1, 29, 0.0061, 0.1718)):
+        assert wilson(hits / n, n) == pytest.approx((low, high), abs=5e-5)
+    assert wilson(1.0, 20)[1] == 1.0 and wilson(0.0, 20)[0] == 0.0
+    assert wilson(0.0, 200)[0] == 0.0  # where centre - half is 3e-18
+    with pytest.raises(ValueError, match="n >= 1"):
+        wilson(0.5, 0)
 
 
 def test_means_over_corruptions_draw_the_same_pictures_for_all(tmp_path):

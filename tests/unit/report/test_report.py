@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gsam.eval.metrics import wilson_interval
 from gsam.report.figures import training_curves
 from gsam.report.imagenet_c import ALEXNET, EXTRA
 from gsam.report.load import read_run, read_runs
 from gsam.report.render import as_csv, markdown, records
+from gsam.report.stats import wilson
 from gsam.report.tables import METHODS, build_table, method_of
 from gsam.report.write import make_report, write_docs
 
@@ -97,7 +97,7 @@ def test_table_has_the_shape_and_the_numbers(runs_folder):
     (folder,) = folders(runs_folder, "gsam")
     found = cell(table, "gsam", "fashion_mnist_c", "mean")
     assert found.top1 == pytest.approx(statistics.fmean(top1_of(folder, name) for name in CORRUPTIONS))
-    assert found.seeds == 1 and (found.low, found.high) == pytest.approx(wilson_interval(found.top1, 2000), rel=1e-9)
+    assert found.seeds == 1 and (found.low, found.high) == pytest.approx(wilson(found.top1, 2000), rel=1e-9)
     text = markdown(table)
     assert f"{100 * found.top1:.2f} ({100 * found.low:.2f}–{100 * found.high:.2f})" in text
     assert (
