@@ -108,7 +108,7 @@ def test_a_dead_rank_ends_the_run_and_torchrun_can_restart_it(whole_of_two, fash
 
 
 def test_a_full_disk_leaves_the_records_and_the_checkpoints_before(whole, fashion_root, tmp_path):
-    """No file may grow beyond 1 MiB: a checkpoint would (2.4 MB), metrics.jsonl does not."""
+    """No file may grow beyond 32 KiB: a checkpoint would (2.4 MB) and wandb's file, metrics.jsonl does not."""
     folder, log = tmp_path / "run", tmp_path / "log"
     words = settings(ONE, folder, fashion_root)
     with training(words, log) as process:
@@ -116,11 +116,13 @@ def test_a_full_disk_leaves_the_records_and_the_checkpoints_before(whole, fashio
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 75
     step = step_saved(folder)
-    assert finish(words, log, prefix=("bash", "-c", 'ulimit -f 1024; exec "$@"', "limited")) == 2
+    limited = ("bash", "-c", 'ulimit -f 32; exec "$@"', "limited")
+    assert finish([*words, "wandb.mode=offline"], log, prefix=limited) == 2
     text = log.read_text()
     assert "last.pt could not be written" in text and "Is the disk full?" in text and "Traceback" not in text
     assert "the last checkpoint could not be written, so the run is not finished; make room" in text
     assert rows(folder) == rows(whole)
+    assert [path.stat().st_size for path in folder.glob("wandb/offline-run-*/*.wandb")] == [32 * 1024]
     assert step_saved(folder) == step < 200 and not list(folder.rglob("*.tmp")) and not (folder / "DONE").exists()
     assert finish(words, log) == 0
     assert_like(whole, folder)
