@@ -111,8 +111,12 @@ def load_evaluation(cfg: DictConfig) -> EvalConfig:
     """Composed configuration -> EvalConfig; raises ConfigError with every problem found."""
     problems: list[str] = []
     config = _fill(cfg, EvalConfig, problems, skip=("evalsets",))
-    for name, values in (cfg.get("evalsets") or {}).items():
-        config.evalsets[name] = _fill(values, EvalSet, problems, at=f"evalsets.{name}.")
+    sets = cfg.get("evalsets") or {}
+    chosen = [name for name in sets if _is_chosen(name, sets[name])]
+    listed = f"not among evalset=[{','.join(chosen)}]; choose it too or leave the key out"
+    problems += [f"evalsets.{name}: {listed}" for name in sets if name not in chosen]
+    for name in chosen:
+        config.evalsets[name] = _fill(sets[name], EvalSet, problems, at=f"evalsets.{name}.")
     problems += _unknown_paths(config.paths)
     if config.batch_size < 1:
         problems.append(f"batch_size={config.batch_size}: must be at least 1")
@@ -122,7 +126,7 @@ def load_evaluation(cfg: DictConfig) -> EvalConfig:
         problems.append(
             "weights: missing; give weights=<run folder | file in its checkpoints/ | weights file | timm:name>"
         )
-    if not config.evalsets:
+    if not sets:
         problems.append("evalset: missing; give evalset=<name> or evalset=[a,b], the files of configs/evalset/")
     if problems:
         raise ConfigError(problems)
@@ -211,6 +215,12 @@ def _batch_problems(config: Config, world: int) -> Iterator[str]:
 
 
 # ---- YAML into dataclasses ------------------------------------------------------------------------------------------
+
+
+def _is_chosen(name: str, values: Any) -> bool:
+    """A set that was chosen has all keys of its file; one that was not has only those of the command line."""
+    file = CONFIGS / "evalset" / f"{name}.yaml"
+    return not isinstance(values, DictConfig) or {"root", *(OmegaConf.load(file) if file.exists() else ())} <= {*values}
 
 
 def _fill(

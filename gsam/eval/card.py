@@ -38,7 +38,7 @@ def run(config: EvalConfig, runtime: Runtime) -> list[Row]:
     """Evaluate what results.jsonl does not hold yet, one pass over the pictures for all sets that share them; append a pass's
     rows when it is done, so that a killed evaluation goes on after it; print and return all rows of the call.
 
-    A set whose root is not there gives a row with "not_run", or with strict=true an error. Raises ConfigError for what is
+    A set of which nothing is there gives a row with "not_run", or with strict=true an error. Raises ConfigError for what is
     wrong with the sets, ValueError for weights that cannot be used and sets that the model does not fit.
     """
     missing, problems = runtime.broadcast(_checked(config) if runtime.is_main else None)
@@ -165,12 +165,12 @@ def _measured(scored: Scored) -> Row:
 
 
 def _checked(config: EvalConfig) -> tuple[dict[str, str], list[str]]:
-    """Sets whose root does not exist, with the reason; and every other problem, of all sets."""
+    """Sets of which nothing is there, with the reason; and every other problem, of all sets."""
     missing, problems = {}, []
     for name, evalset in config.evalsets.items():
         problems += checks.settings_problems(f"evalsets.{name}", evalset)
         found = checks.picture_problems(f"evalsets.{name}", evalset)
-        if found and not Path(evalset.root).exists() and not config.strict:
+        if found and checks.is_absent(evalset) and not config.strict:
             missing[name] = found[0]
         else:
             problems += found

@@ -27,6 +27,13 @@ def picture_problems(at: str, evalset: EvalSet) -> list[str]:
     return list(_pictures(at, evalset))
 
 
+def is_absent(evalset: EvalSet) -> bool:
+    """Nothing of the set is there: no root, or of stored copies no folder of any of its corruptions."""
+    if evalset.layout == "corrupted" and os.path.isdir(evalset.root):
+        return not any(os.path.isdir(os.path.join(evalset.root, corruption)) for corruption in evalset.corruptions)
+    return not os.path.exists(evalset.root)
+
+
 def _choices(at: str, evalset: EvalSet) -> Iterator[str]:
     tables = {
         "layout": layouts.LAYOUTS,

@@ -85,6 +85,11 @@ def test_a_missing_set_is_not_run_and_strict_makes_it_an_error(trained, fashion_
         ("/no/such/run", [], "give a run folder"),
         ("{run}", ["checkpoint=step_9.pt"], "step_9.pt does not exist"),
         ("{run}", ["evalsets.fashion_mnist.limt=3"], "did you mean evalsets.fashion_mnist.limit?"),
+        (
+            "{run}",
+            ["evalsets.imagenet_r.limit=5"],
+            "evalsets.imagenet_r: not among evalset=[fashion_mnist]; choose it too",
+        ),
         ("{run}", ["batch_size=0", "workers=-1"], "2 problems"),
         ("{run}", ["paths.fashion_mnst=/x"], "did you mean paths.fashion_mnist?"),
         ("{run}", ["evalset=imagefolder", "paths.imagefolder={photos}"], "the model has 10 classes"),
@@ -256,6 +261,20 @@ def test_sets_that_are_not_there_are_not_run_and_the_others_are(weights, data, t
         ValueError, match="imagenet_r.layout=wnids is unknown"
     ):  # also where there is no folder to look at
         here(weights, data, *few, "evalsets.imagenet_r.layout=wnids")
+
+
+def test_a_root_of_imagenet_c_may_hold_the_fifteen_without_the_four_but_no_part_of_a_set(weights, data, tmp_path):
+    (tmp_path / "c").mkdir()
+    os.symlink(data / "imagenet-c" / "fog", tmp_path / "c" / "fog")
+    words = ["evalset=[imagenet_c,imagenet_c_extra]", f"paths.imagenet_c={tmp_path}/c", f"out={tmp_path}"]
+    words += ["evalsets.imagenet_c.severities=[1]", "evalsets.imagenet_c.canvas=4", "evalsets.imagenet_c.limit=10"]
+    with pytest.raises(ValueError, match="evalsets.imagenet_c.root=.*14 of 15 folders"):
+        here(weights, data, *words)
+    words.append("evalsets.imagenet_c.corruptions=[fog]")
+    fog, extra = here(weights, data, *words)
+    assert fog["n"] == 10 and "20 of 20 folders <corruption>/<severity> are missing" in extra["not_run"]
+    with pytest.raises(ValueError, match="evalsets.imagenet_c_extra.root=.*20 of 20 folders"):
+        here(weights, data, *words, "strict=true")
 
 
 def test_a_model_of_other_classes_is_one_message_that_names_the_sets(trained, data, tmp_path):
