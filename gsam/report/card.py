@@ -164,6 +164,7 @@ def write_card(out: Path, rows: list[dict], missing: dict[str, str]) -> str:
     if not rows:
         return "\n".join(f"not run: {name}: {why}" for name, why in missing.items())
     stored, _ = of_subject(read_results(out), rows[-1])
+    stored.sort(key=lambda row: row["n"])  # of earlier calls the whole set counts, not a trial on a few pictures
     known = {row["evalset"] for row in stored}
     card = make_card([*stored, *rows], {name: why for name, why in missing.items() if name not in known})
     folder, name = Path(out) / "card", _file_name(rows[-1], first_result(out) or rows[-1])

@@ -10,7 +10,7 @@ import numpy as np
 
 from .card import label
 from .imagenet_c import is_extra
-from .load import SUBJECT, choose_results, of_subject
+from .load import SUBJECT, choose_results, of_subject, subject_of
 from .predictions import Predictions, load
 from .stats import bootstrap_means, holm, mcnemar, percentile95
 
@@ -80,7 +80,7 @@ def compare(
     evaluated on different pictures.
     """
     (path_a, rows_a, dropped_a), (path_b, rows_b, dropped_b) = (_chosen(one, checkpoint, precision) for one in (a, b))
-    rows = [{tuple(row.get(name) or None for name in KEY): row for row in found} for found in (rows_a, rows_b)]
+    rows = [_by_key(rows_a, rows_b), _by_key(rows_b, rows_a)]
     shared = [key for key in rows[0] if key in rows[1]]
     if not shared:
         left_out = "".join(f"\n{line}" for line in dropped_a + dropped_b)
@@ -108,6 +108,19 @@ def _chosen(folder: Path | str, checkpoint: str | None, precision: str | None) -
     path, rows = choose_results(folder, checkpoint, precision, predictions=True)
     kept, dropped = of_subject(rows, rows[-1], MODEL)
     return path, kept, [f"{folder}: {line}" for line in dropped]
+
+
+def _by_key(rows: list[dict], other: list[dict]) -> dict[tuple, dict]:
+    """A row of each key: of pictures that the other folder has too, most of them; where there is none, the last row. So a
+    trial on a few pictures does not hide the whole set."""
+    theirs = {(subject_of(row, KEY), row["pictures"]) for row in other}
+    found: dict[tuple, tuple[tuple, dict]] = {}
+    for row in rows:
+        key, pictures = subject_of(row, KEY), row["pictures"]
+        rank = (row["n"], pictures) if (key, pictures) in theirs else (0, "")
+        if key not in found or rank >= found[key][0]:
+            found[key] = rank, row
+    return {key: row for key, (_, row) in found.items()}
 
 
 def _groups(keys: Iterable[tuple], rows: dict[tuple, dict]) -> list[list[tuple]]:

@@ -127,6 +127,7 @@ def card_of(folder: Path | str, checkpoint: str | None = None, precision: str | 
     most = max(counts.values())
     chosen = next(row for row in reversed(rows) if counts[subject_of(row)] == most)
     kept, dropped = of_subject(rows, chosen)
+    kept.sort(key=lambda row: row["n"])  # the last one counts: the whole set, not a trial on a few pictures
     return replace(make_card(kept), dropped=[f"{folder}: {line}" for line in dropped])
 
 

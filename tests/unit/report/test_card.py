@@ -175,6 +175,10 @@ def test_a_later_set_is_added_to_the_card_and_its_last_row_counts(tmp_path):
     assert sets_on(tmp_path / "card/card.json") == ["imagenet", "imagenet_v2", "imagenet_r"]
     assert "ImageNet-C-official, mean" in text and "90.00" in text and "not run: imagenet_a: no folder" in text
     assert "not run: imagenet:" not in text, "an earlier call has it"
+    trial = row("imagenet", 60, 0.5, settings="limit 60")
+    for rows, n in ((trial, 60), (again, 50_000)):  # what was asked for is shown; later, the whole set is back
+        evaluated(tmp_path, rows)
+        assert json.loads((tmp_path / "card/card.json").read_text())["sets"][0]["n"] == n
 
 
 def test_other_models_and_ways_to_evaluate_in_one_folder_have_cards_of_their_own(tmp_path):

@@ -23,11 +23,11 @@ from . import cards
 ROOT = Path(__file__).parents[3]
 
 
-def store(folder, row, correct, nll=None, pictures="0a1b2c3d", index=None, **facts):
+def store(folder, row, correct, nll=None, pictures="0a1b2c3d", index=None, file=None, **facts):
     """A row of results.jsonl with its predictions; top-1 and n as they follow from `correct`."""
     correct = np.asarray(correct, bool)
     row = {**row, "n": len(correct), "top1": float(correct.mean()), "pictures": pictures, **facts}
-    row["predictions"] = f"predictions/{file_name(row)}"
+    row["predictions"] = f"predictions/{file or file_name(row)}"
     n = len(correct)
     arrays = {"index": np.arange(n) if index is None else index, "label": np.zeros(n), "correct": correct}
     nll = np.where(correct, 0.5, 2.0) if nll is None else nll
@@ -142,6 +142,15 @@ def test_the_extra_corruptions_and_generated_copies_are_never_averaged_in(tmp_pa
         "ImageNet-C-generated, on the fly, mean of 5",
         "ImageNet-C-generated, on the fly snow, mean of 5",
     ]
+
+
+def test_a_trial_on_a_few_pictures_does_not_hide_the_whole_set(tmp_path):
+    row = cards.clean("imagenet")[0]
+    a, b = two_models(tmp_path, row, A, B)
+    store(a, row, A[:10], pictures="ffffffff", settings="limit 10", file="trial.npz")
+    assert [(one.n, one.only_b) for one in compare(a, b).sets] == [(20, 9)]
+    store(b, row, B[:10], pictures="ffffffff", settings="limit 10", file="trial.npz")
+    assert [one.n for one in compare(a, b).sets] == [20] == [one.n for one in compare(b, a).sets]
 
 
 @pytest.mark.parametrize("changes", [{"pictures": "ffffffff"}, {"index": np.arange(20) + 1}], ids=["files", "subset"])

@@ -174,6 +174,11 @@ def test_one_set_in_another_precision_turns_no_other_set_into_not_run(tmp_path):
     assert "ImageNet-Sketch" in done.stdout and "left out" not in done.stdout, done.stderr
 
 
+def test_a_trial_on_a_few_pictures_does_not_hide_the_whole_set(tmp_path):
+    trial = cards.row("imagenet", 60, 0.9, settings="limit 60")
+    assert [score.n for score in card_of(write(tmp_path, [*cards.clean("imagenet"), trial])).sets] == [50_000]
+
+
 def test_picture(tmp_path):
     _, both = models(tmp_path)
     assert Image.open(io.BytesIO(png(figure.draw(both)))).size[0] == 1100
