@@ -119,12 +119,12 @@ def test_means_over_corruptions_draw_the_same_pictures_for_all(tmp_path):
     assert mean.p is None and mean.passes == 10 and single.p_holm == pytest.approx(min(1, 10 * single.p))
 
 
-def test_a_file_that_a_later_evaluation_replaced_is_noticed(tmp_path):
+def test_a_file_of_another_row_is_noticed(tmp_path):
     row = cards.clean("imagenet")[0]
-    a, b = two_models(tmp_path, row, A, B)
-    store(b, {**row, "step": 7}, B[:10])  # of one name, with a limit
-    lines = (b / "results.jsonl").read_text().splitlines(keepends=True)
-    (b / "results.jsonl").write_text("".join(lines[::-1]))
+    a, b = two_models(tmp_path, row, A, B, file="one.npz")
+    store(tmp_path / "c", row, B[:10])
+    (replaced,) = (tmp_path / "c" / "predictions").iterdir()
+    replaced.replace(b / "predictions" / "one.npz")
     with pytest.raises(ValueError, match="is not of the row in results.jsonl: a later evaluation of ImageNet"):
         compare(a, b)
 
