@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import zipfile
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from gsam.files import replacing
+
+from .load import RESULT_KEY
 
 TYPES = {"index": np.int32, "label": np.int16, "correct": np.bool_, "top5": np.int16, "nll": np.float32}
 
@@ -33,11 +37,13 @@ class Predictions:
 
 
 def file_name(row: dict) -> str:
-    """The file of a row of results.jsonl: <evalset>[-<corruption>-<severity>]-<weights>-<checkpoint>[-bf16][-tta].npz."""
+    """The file of a row of results.jsonl: <evalset>[-<corruption>-<severity>]-<weights>-<checkpoint>[-bf16][-tta]-<8 hex
+    digits>.npz. The digits are those of all of RESULT_KEY: rows that stand beside each other never share a file."""
     checkpoint = re.sub(r"\.(pt|pth|bin|safetensors)$", "", row["checkpoint"])
     parts = [row["evalset"], row.get("corruption"), row.get("severity"), row["weights"], checkpoint]
     precision = row.get("precision", "fp32")
     parts += [None if precision == "fp32" else precision, "tta" if row.get("flip_tta") else None]
+    parts.append(hashlib.sha256(json.dumps([row.get(key) for key in RESULT_KEY]).encode()).hexdigest()[:8])
     return re.sub(r"[^\w.+-]", "-", "-".join(str(part) for part in parts if part is not None)) + ".npz"
 
 

@@ -211,6 +211,7 @@ def test_another_transform_and_other_pictures_are_other_questions(weights, data,
         here(tmp_path / "net.pth", data, *sets)
     first, moved, small = rows(tmp_path)
     assert first["pictures"] == small["pictures"] != moved["pictures"]
+    assert len(list((tmp_path / "predictions").iterdir())) == 3  # none has replaced another's
     assert first["preprocess"] == moved["preprocess"] != small["preprocess"] and "crop 20" in small["preprocess"]
 
 
@@ -237,7 +238,7 @@ def test_the_mirror_image_is_another_question(evaluated, weights, data, tmp_path
     sets = ["evalset=imagenet_a", "evalsets.imagenet_a.expect_n=200", f"out={tmp_path}"]
     (plain,), (both,) = here(weights, data, *sets), here(weights, data, *sets, "flip_tta=true")
     assert plain in rows(evaluated) and both["flip_tta"] and both["nll"] != plain["nll"]
-    assert "mirror" in both["protocol"] and both["predictions"].endswith("-tta.npz")
+    assert "mirror" in both["protocol"] and "-tta-" in both["predictions"]
 
 
 def test_wrong_counts_are_refused_before_any_picture_is_read(weights, data, tmp_path):

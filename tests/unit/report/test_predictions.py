@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -75,7 +76,10 @@ def test_names_are_files_and_tell_passes_apart():
         file_name({**row, "flip_tta": True, "precision": "bf16"}),
         file_name({**row, "checkpoint": "timm:resnet50.a1_in1k"}),
     ]
-    assert names == [
-        "imagenet-raw-last.npz", "imagenet_c-snow-3-ema-last.npz", "imagenet-raw-last-bf16-tta.npz",
-        "imagenet-raw-timm-resnet50.a1_in1k.npz",
+    assert [re.sub(r"-[0-9a-f]{8}\.npz$", "", name) for name in names] == [
+        "imagenet-raw-last", "imagenet_c-snow-3-ema-last", "imagenet-raw-last-bf16-tta",
+        "imagenet-raw-timm-resnet50.a1_in1k",
     ]  # fmt: skip
+    others = ("settings", "weights_hash", "pictures", "preprocess", "model", "step")  # a limit is one of the settings
+    assert len({file_name(row), *(file_name({**row, key: "another"}) for key in others)}) == 1 + len(others)
+    assert file_name(row) == file_name({**row, "top1": 0.5, "time": "later"})
