@@ -72,6 +72,6 @@ def test_the_card_is_about_the_weights_that_were_asked_for(evaluated):
         assert card.subject["weights"] == which and [score.name for score in card.sets] == ["fashion_mnist"]
         (group,) = card.corrupted
         assert len(group.rows) == 8 and group.mean and group.mce is None
-        name = {"raw": "card.json", "ema": "card-ema.json"}[which]  # the first evaluation, and what sets the other apart
+        name = "card.json" if which == "raw" else "card-ema.json"  # raw was first; of another, what sets it apart
         stored = json.loads((evaluated / "card" / name).read_text())
         assert stored["subject"]["weights"] == which and stored["corrupted"][0]["origin"] == "generated"
