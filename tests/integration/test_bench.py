@@ -18,8 +18,13 @@ def bench(script, *args):
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_optimizer():
-    result = bench("optimizer", "--model", "resnet18")
+@pytest.mark.slow
+def test_optimizer(tmp_path):
+    record = tmp_path / "results.jsonl"
+    result = bench("optimizer", "--model", "resnet18", "--record", str(record))
+    assert (
+        result == json.loads(record.read_text()) and result["benchmark"] == "optimizer" and result["pytorch_optimizer"]
+    )
     assert result["parameters"] == 11_689_512 and result["bandwidth_gb_s"] > 0.5
     assert {"ratio_to_floor", "ratio_to_peer", "floor_s", "gsam_overhead_s", "peer_gsam_overhead_s"} <= result.keys()
     assert {"copies_1_groups", "copies_4_groups", "device", "torch"} <= result.keys()

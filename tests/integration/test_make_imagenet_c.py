@@ -219,7 +219,8 @@ def test_28_pixel_pictures_are_kept_without_loss_and_grey(tmp_path):
 def test_a_made_set_is_generated_for_evaluation(made, tmp_path):
     stored = {"layout": "corrupted", "source": "imagefolder", "corruptions": SOME, "severities": [1, 5]}
     assert origin(EvalSet(root=str(made[0]), **stored)) == "generated"
-    assert origin(EvalSet(root=str(tmp_path), **stored)) == "official"
+    assert origin(EvalSet(root=str(tmp_path), **stored)) == "stored"
+    assert origin(EvalSet(root=str(tmp_path), origin="official", **stored)) == "official"
 
 
 def test_own_textures_are_named(settings, tmp_path):

@@ -154,6 +154,7 @@ def test_two_ranks_train_like_one_process(settings, paths, tmp_path):
     assert {row["n"] for row in rows(tmp_path / "2", "eval")} == {101}
 
 
+@pytest.mark.slow
 def test_multirun_starts_one_process_per_job_and_reports_a_failed_one(paths, tmp_path):
     result = command(
         "train.py", "-m", "experiment=quickstart", "optimizer=vanilla,sam", "train.clip_norm=-1,1", *SMALL,

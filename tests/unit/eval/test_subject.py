@@ -56,7 +56,7 @@ def assert_same_model(found, wanted, size=64):
     [
         (
             "resnet50.a1_in1k",
-            "short side to 288 (bicubic), centre crop 288, mean 0.485 0.456 0.406, std 0.229 0.224 0.225",
+            "short side to 288 (bicubic), centre crop 288, mean 0.485 0.456 0.406, std 0.229 0.224 0.225, trained at 224",
         ),
         (
             "resnet50.tv_in1k",
