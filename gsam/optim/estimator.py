@@ -150,15 +150,19 @@ class Perturbing:
     ) -> None:
         """Once: when w + e rounds to w for most weights, because the median |e| is below half a unit in their last place, and
         these are most of the gradient too. (Fresh ViTs have nearly all of it in the head: nothing is lost there.)"""
-        # Without weights of 0: ASAM leaves them alone, and any perturbation moves them.
-        both = [(w, m, (g != 0) & (w != 0)) for w, m, g in zip(weights, moved, clean, strict=True) if not g.is_sparse]
-        if not both:
+        sums = []
+        for w, m, g in zip(weights, moved, clean, strict=True):  # one by one: lists would be copies of the weights
+            if not g.is_sparse:
+                moves = (g != 0) & (w != 0)  # weights of 0 ASAM leaves alone, and any perturbation moves them
+                still = moves & (m == w)
+                norm = torch.linalg.vector_norm((g * still).to(clean_norm.dtype))
+                sums.append(torch.stack([still.sum().to(norm), moves.sum().to(norm), norm**2]))
+        if not sums:
             return
-        still = [(m == w) & moves for w, m, moves in both]
-        share = torch.stack([s.sum() for s in still]).sum() / torch.stack([moves.sum() for _, _, moves in both]).sum()
-        lost = ops.norm([g * s for g, s in zip([g for g in clean if not g.is_sparse], still, strict=True)])
+        still, moves, lost = torch.stack(sums).sum(0)
+        share = still / moves
         # Of the squared norm. The share is NaN where all gradients are 0, lost where they are infinite.
-        if not (share > 0.5 and lost**2 > 0.5 * clean_norm**2 and clean_norm.isfinite()):
+        if not (share > 0.5 and lost > 0.5 * clean_norm**2 and clean_norm.isfinite()):
             return
         self._warned = True
         if not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0:
