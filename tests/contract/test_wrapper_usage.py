@@ -146,6 +146,13 @@ BAD = {
     "closure returns a number": (lambda: gsam.SAM(BASE).step(lambda: 1.0), "must return the loss"),
     "closure without backward": (lambda: gsam.SAM(BASE).step(lambda: torch.zeros(())), "no parameter received a gradient"),
     "the same, Entropy-SGD": (lambda: gsam.EntropySGD(BASE).step(lambda: torch.zeros(())), "no parameter received"),
+    "model is a list": (lambda: gsam.SAM(BASE, 0.1, model=[1]), "model is a list"),
+    "complex": (lambda: gsam.SAM(torch.optim.SGD([nn.Parameter(torch.zeros(2, dtype=torch.cfloat))], lr=0.1)), "view_as_real"),
+    "LBFGS": (lambda: gsam.SAM(torch.optim.LBFGS([nn.Parameter(torch.zeros(2))])), "calls the closure itself"),
+    "lr_min above lr_max": (lambda: gsam.GSAM(BASE, 0.2, 0.1, 0.1, lr_max=0.1, lr_min=0.2), "lr_min=0.2"),
+    "rho NaN": (lambda: gsam.SAM(BASE, float("nan")), "not negative"),
+    "rho inf": (lambda: gsam.SAM(BASE, float("inf")), "not negative"),
+    "alpha NaN": (lambda: gsam.GSAM(BASE, 0.1, 0.1, float("nan"), lr_max=0.1), "ascent coefficient"),
     "fp16 with Entropy-SGD": (
         lambda: gsam.EntropySGD(BASE).step(lambda: None, scaler=torch.amp.GradScaler("cpu")), "use bf16 or fp32",
     ),

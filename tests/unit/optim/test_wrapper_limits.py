@@ -210,26 +210,6 @@ def test_ddp_with_a_static_graph_is_refused():
     assert all(run_ranks(2, ddp))
 
 
-PARAMS = [nn.Parameter(torch.zeros(2))]
-SGD = torch.optim.SGD(PARAMS, lr=0.1)
-BAD = {
-    "model is a list": (lambda: gsam.SAM(SGD, 0.1, model=[1]), "model is a list"),
-    "complex": (lambda: gsam.SAM(torch.optim.SGD([nn.Parameter(torch.zeros(2, dtype=torch.cfloat))], lr=0.1)), "view_as_real"),
-    "LBFGS": (lambda: gsam.SAM(torch.optim.LBFGS(PARAMS)), "calls the closure itself"),
-    "lr_min above lr_max": (lambda: gsam.GSAM(SGD, 0.2, 0.1, 0.1, lr_max=0.1, lr_min=0.2), "lr_min=0.2"),
-    "rho NaN": (lambda: gsam.SAM(SGD, float("nan")), "not negative"),
-    "rho inf": (lambda: gsam.SAM(SGD, float("inf")), "not negative"),
-    "alpha NaN": (lambda: gsam.GSAM(SGD, 0.1, 0.1, float("nan"), lr_max=0.1), "ascent coefficient"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_what_cannot_work_is_refused(name):
-    call, words = BAD[name]
-    with pytest.raises(ValueError, match=words):
-        call()
-
-
 @pytest.mark.parametrize("name", ["LBFGS", "SparseAdam", "Muon"])
 def test_bases_that_cannot_step_are_named_before_training(name):
     if hasattr(torch.optim, name):
