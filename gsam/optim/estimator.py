@@ -198,6 +198,8 @@ def two_gradients(
     clean = list(method.kept.like(grads))
     torch._foreach_copy_(clean, grads)
     del grads
+    for p in active:  # one copy of the weights less until the second backward makes its own
+        p.grad = None
     clean_norm = ops.norm(clean)
     weights = [p.detach() for p in active] if method.watches(step) else None
     with method.moved(active, clean, clean_norm, step.rho):
