@@ -127,6 +127,12 @@ class Loader(Protocol):
         """
         ...
 
+    def order(self, epoch: int = 0, skip: int = 0) -> np.ndarray:
+        """Numbers of the pictures that `epoch` gives, in its order, int64: what everything random about them is drawn
+        from.
+        """
+        ...
+
     def close(self) -> None:
         """End processes that stay between epochs."""
         ...

@@ -43,7 +43,7 @@ class FFCVLoader:
 
     def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See gsam.data.Loader."""
-        order = self._plan.order(epoch, skip)
+        order = self.order(epoch, skip)
         if len(order) == 0:
             return
         batches = self._ffcv.Epoch(self._loader, order.astype(np.uint64), self._parameters(epoch))
@@ -55,6 +55,10 @@ class FFCVLoader:
                 yield torch.from_numpy(images).permute(0, 3, 1, 2), labels
         finally:
             batches.close()
+
+    def order(self, epoch: int = 0, skip: int = 0) -> np.ndarray:
+        """See gsam.data.Loader."""
+        return self._plan.order(epoch, skip)
 
     def close(self) -> None:
         """See gsam.data.Loader: the threads have ended with their epoch."""

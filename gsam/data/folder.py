@@ -61,6 +61,10 @@ class FolderLoader:
         finally:
             self._running = False
 
+    def order(self, epoch: int = 0, skip: int = 0) -> np.ndarray:
+        """See gsam.data.Loader."""
+        return self._schedule.plan.order(epoch, skip)
+
     def close(self) -> None:
         """See gsam.data.Loader. Left to the garbage collector, within a cycle of references, the processes' queues would
         be closed before the processes are told to end, and each would be waited for in vain."""

@@ -179,6 +179,7 @@ def test_skipping_gives_the_tail_without_decoding(photos):
     full, labels = all_of(training.epoch(4))
     tail, tail_labels = all_of(training.epoch(4, skip=7))
     assert torch.equal(full[28:], tail) and torch.equal(labels[28:], tail_labels)
+    assert np.array_equal(training.order(4, skip=7), epoch_order(3, 4, NUM_TRAIN)[28:40])
     assert list(training.epoch(4, skip=training.batches_per_epoch)) == []
 
 

@@ -87,6 +87,7 @@ def test_skipping_epochs_and_limits(photos):
     assert not torch.equal(first[0][0], second[0][0])
     tail = list(training.epoch(0, skip=4))
     assert len(tail) == 2
+    assert np.array_equal(training.order(0, skip=4), training.order(0)[16:])
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first[4:], tail, strict=True))
 
 
@@ -96,7 +97,7 @@ def test_one_picture_has_the_same_crop_whatever_the_limit(photos):
     seen = {}
     for limit in (None, 24):
         training = loader(photos, augment=flat, batch_size=1, limit_train=limit)
-        order = training._schedule.plan.order(0).tolist()
+        order = training.order(0).tolist()
         seen[limit] = {index: images.clone() for index, (images, _) in zip(order, training.epoch(0), strict=True)}
     assert len(seen[24]) == 24
     assert all(torch.equal(images, seen[None][index]) for index, images in seen[24].items())
