@@ -43,6 +43,21 @@ class Crop(Enum):
     none = "none"
 
 
+class Order(Enum):
+    """Order of a training epoch; see gsam.data.order."""
+
+    auto = "auto"
+    random = "random"
+    quasi_random = "quasi_random"
+
+
+class OnBad(Enum):
+    """What to do about a training picture that cannot be read."""
+
+    stop = "stop"
+    skip = "skip"
+
+
 @dataclass
 class DataConfig:
     """Where the pictures are and what reads them."""
@@ -60,6 +75,16 @@ class DataConfig:
     """Number of training pictures, the first of one fixed random order of the split; None: all."""
     limit_eval: int | None = None
     """The same for evaluation."""
+    holdout: float = 0.0
+    """Fraction of every training class, at least one picture of it, that leaves training and is evaluated instead of
+    the validation split: for choosing settings without looking at it. 0: nothing.
+    """
+    order: Order = Order.auto
+    """Of a training epoch. random: a permutation; quasi_random: near it, in blocks that a disk reads well; auto: train.py
+    takes random where the file fits into memory. A loader built without it takes random for auto.
+    """
+    on_bad: OnBad = OnBad.stop
+    """A training picture that cannot be read ends the training (stop), or another of its batch takes its place (skip)."""
 
 
 @dataclass
@@ -214,6 +239,11 @@ def subset(n: int, limit: int | None) -> np.ndarray:
     if not 1 <= limit <= n:
         raise ValueError(f"limit={limit} is outside 1 to {n}, the size of the split; use null for all of it")
     return np.sort(np.random.default_rng(LIMIT_SEED).permutation(n)[:limit])
+
+
+def stored_split(data: DataConfig, split: str) -> str:
+    """The split whose pictures are read for `split`: with a held-out part both are in "train"."""
+    return "train" if data.holdout else split
 
 
 def identity(data: DataConfig) -> str | None:
