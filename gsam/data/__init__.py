@@ -58,6 +58,14 @@ class OnBad(Enum):
     skip = "skip"
 
 
+class RandAugment(Enum):
+    """Whose operations; see gsam.augment."""
+
+    none = "none"
+    official = "official"
+    timm = "timm"
+
+
 @dataclass
 class DataConfig:
     """Where the pictures are and what reads them."""
@@ -106,6 +114,18 @@ class AugmentConfig:
     std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     eval_resize: int = 256
     """Shorter side before the centre crop of evaluation."""
+    randaugment: RandAugment = RandAugment.none
+    """official: the operations of the paper's code; timm: timm's, in Pillow on the host, slow."""
+    layers: int = 2
+    """Operations of RandAugment that a picture goes through."""
+    magnitude: int = 10
+    """Strength of RandAugment's operations, 0 to 20."""
+    color_jitter: float = 0.0
+    """s: brightness, contrast and saturation change by factors from 1 - s to 1 + s."""
+    mixup: float = 0.0
+    """p of mixup's Beta(p, p); 0: none. With cutmix too, each step draws one of the two."""
+    cutmix: float = 0.0
+    """p of cutmix's Beta(p, p); 0: none."""
 
 
 class SourceInfo(NamedTuple):

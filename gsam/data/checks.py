@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Iterator
 
@@ -15,13 +16,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def local_ranks() -> int:
+    """Ranks on this host, which share its cores and memory (torchrun's LOCAL_WORLD_SIZE)."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def workers_of(data: DataConfig) -> int:
-    """Workers of this rank: as configured, else this rank's share of the cores (torchrun's LOCAL_WORLD_SIZE), at
-    least 1.
-    """
-    if data.workers is not None:
-        return data.workers
-    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """Workers of this rank: as configured, else this rank's share of the cores, at least 1."""
+    return data.workers if data.workers is not None else max(1, cores() // local_ranks())
 
 
 def augment_problems(augment: AugmentConfig) -> Iterator[str]:
@@ -45,6 +47,16 @@ def augment_problems(augment: AugmentConfig) -> Iterator[str]:
             yield f"augment.{key}={list(values)}: needs three values, for red, green and blue on the scale 0 to 1"
     if any(value <= 0 for value in augment.std):
         yield f"augment.std={list(augment.std)} divides the pixels; every value must be positive"
+    if augment.layers < 1:
+        yield f"augment.layers={augment.layers}: at least 1 operation; augment.randaugment=none for none"
+    if not 0 <= augment.magnitude <= 20:
+        yield f"augment.magnitude={augment.magnitude}: choose 0 to 20; above, posterize would keep more than 8 bits"
+    if not 0 <= augment.color_jitter <= 1:
+        yield f"augment.color_jitter={augment.color_jitter}: choose a share from 0 to 1; 0.4 is usual"
+    for key in ("mixup", "cutmix"):
+        value = getattr(augment, key)
+        if not (0 <= value < math.inf):
+            yield f"augment.{key}={value} is p of Beta(p, p): choose a positive number such as 0.2, or 0 for none"
 
 
 def data_problems(data: DataConfig) -> Iterator[str]:
@@ -56,6 +68,8 @@ def data_problems(data: DataConfig) -> Iterator[str]:
         limit = getattr(data, key)
         if limit is not None and limit < 1:
             yield f"data.{key}={limit} must be at least 1; use null for the whole split"
+    if not 0 <= data.holdout < 1:
+        yield f"data.holdout={data.holdout} must be in [0, 1): the fraction of the training pictures to evaluate on"
     least, most = (1, cores()) if data.backend is Backend.ffcv else (0, None)
     if data.workers is not None and (data.workers < least or (most is not None and data.workers > most)):
         bounds = f"from {least} to {most}, the cores of this process" if most else f"{least} or more"

@@ -13,33 +13,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsam.data import AugmentConfig, Crop, DataConfig, ffcv_root
+from gsam.data import AugmentConfig, Crop, DataConfig, ffcv_root, stored_split
 from gsam.data import ffcv_guard as guard
 from gsam.data.checks import workers_of
 from gsam.data.manifest import beton_path, label_hash, read_manifest
-from gsam.data.plan import Plan, make_plan
+from gsam.data.plan import make_plan
 
 
 def build(data: DataConfig, augment: AugmentConfig, split: str, **which) -> FFCVLoader:
     """See gsam.data.build_loader."""
-    root = ffcv_root(data)
-    manifest = read_manifest(root, split)
-    plan = make_plan(data, manifest["n"], **which)
-    return FFCVLoader(beton_path(root, split), manifest, augment, plan, workers_of(data))
+    return FFCVLoader(data, augment, split, which)
 
 
 class FFCVLoader:
     """See gsam.data.Loader. Several epochs, of this and other loaders, may be open at once."""
 
-    def __init__(self, path: str, manifest: dict, augment: AugmentConfig, plan: Plan, workers: int) -> None:
-        self.num_examples = len(plan.indices)
-        self.num_classes = len(manifest["classes"])
-        self.batches_per_epoch = len(plan)
-        self._plan, self._augment, self._ffcv = plan, augment, guard.load()
+    def __init__(self, data: DataConfig, augment: AugmentConfig, split: str, which: dict) -> None:
+        root, stored = ffcv_root(data), stored_split(data, split)
+        path, manifest = beton_path(root, stored), read_manifest(root, stored)
+        self._augment, self._ffcv = augment, guard.load()
         self._loader = self._ffcv.open_loader(
-            path, train=plan.train, size=augment.size, batch_size=plan.batch_size, workers=workers
+            path,
+            train=which["train"],
+            size=augment.size,
+            batch_size=which["batch_size"],
+            workers=workers_of(data),
         )
-        self._labels = torch.from_numpy(stored_labels(self._loader.reader, manifest, path))
+        labels = stored_labels(self._loader.reader, manifest, path)
+        self._labels = torch.from_numpy(labels)
+        self._plan = make_plan(data, labels, split, **which)
+        self.num_examples = len(self._plan.indices)
+        self.num_classes = len(manifest["classes"])
+        self.batches_per_epoch = len(self._plan)
 
     def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See gsam.data.Loader."""

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gsam.data import AugmentConfig, Crop, DataConfig, open_source
+from gsam.data import AugmentConfig, Crop, DataConfig, open_source, stored_split
 from gsam.data.checks import workers_of
 from gsam.data.keyed import eval_geometry, flipped, inception_box, torchvision_box
 from gsam.data.plan import Plan, make_plan
@@ -31,8 +31,8 @@ BOXES = {Crop.inception: inception_box, Crop.torchvision: torchvision_box}
 
 def build(data: DataConfig, augment: AugmentConfig, split: str, **which) -> FolderLoader:
     """See gsam.data.build_loader."""
-    source = open_source(data.name, data.root, split)
-    plan = make_plan(data, len(source), **which)
+    source = open_source(data.name, data.root, stored_split(data, split))
+    plan = make_plan(data, source.labels, split, **which)
     workers = 0 if data.workers is None and source.in_memory else workers_of(data)
     return FolderLoader(source, augment, plan, workers)
 

@@ -84,6 +84,7 @@ RANGES = {
     "augment.mean=[0.5]": "needs three values",
     "augment.crop=inception augment.area=[1,0]": "0 < least <= most <= 1",
     "data.limit_train=0": "data.limit_train=0 must be at least 1; use null for the whole split",
+    "data.holdout=1": "data.holdout=1.0 must be in [0, 1)",
     "data.workers=-1": "data.workers=-1 with data.backend=",
     "model.drop_path=1": "model.drop_path=1",
 }

@@ -7,9 +7,10 @@ from gsam.data import DataConfig, subset
 from gsam.data.plan import make_plan
 
 
-def plan(n=101, batch_size=4, rank=0, world=1, seed=5, train=True, **limits):
+def plan(n=101, batch_size=4, rank=0, world=1, seed=5, train=True, labels=None, split="train", **limits):
     data = DataConfig(**limits)
-    return make_plan(data, n, batch_size=batch_size, rank=rank, world=world, seed=seed, train=train)
+    labels = np.zeros(n, int) if labels is None else labels
+    return make_plan(data, labels, split, batch_size=batch_size, rank=rank, world=world, seed=seed, train=train)
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
@@ -64,3 +65,32 @@ def test_limit_beyond_the_split_and_a_batch_that_does_not_fill_are_refused():
         plan(batch_size=60, world=2)
     with pytest.raises(ValueError, match="outside 1 to 101"):
         subset(101, 0)
+
+
+LABELS = np.repeat(np.arange(4), (40, 20, 10, 3))[np.random.default_rng(0).permutation(73)]
+
+
+def parts(fraction, labels=LABELS, **options):
+    """(training, held-out) picture numbers."""
+    options = {"n": None, "labels": labels, "holdout": fraction, "batch_size": 1, **options}
+    return tuple(
+        set(plan(split=split, train=split == "train", **options).order(0).tolist()) for split in ("train", "val")
+    )
+
+
+def test_a_held_out_part_is_taken_from_every_class_and_from_training():
+    training, held = parts(0.1)
+    assert not training & held and len(training | held) == 73
+    assert np.bincount(LABELS[sorted(held)]).tolist() == [4, 2, 1, 1]  # 10 %, and at least one
+    assert parts(0.1, seed=9) == (training, held)
+    assert held < parts(0.3)[1]
+    assert parts(0.1, limit_eval=3)[1] < held and len(parts(0.1, limit_train=30)[0]) == 30
+
+
+def test_without_a_held_out_part_evaluation_reads_the_split_it_is_given():
+    assert parts(0.0) == (set(range(73)), set(range(73)))
+
+
+def test_a_class_that_would_be_held_out_whole_is_refused():
+    with pytest.raises(ValueError, match="data.holdout=0.9 leaves no picture of class 3 to train on, it has 3"):
+        parts(0.9)
