@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from gsam.data import Backend, DataConfig, Order, ffcv_root
+from gsam.data.checks import local_ranks
 from gsam.data.keyed import epoch_order
 from gsam.data.manifest import beton_path
 
@@ -41,27 +43,31 @@ def drawn(order: Order, seed: int, epoch: int, n: int) -> np.ndarray:
     return pictures
 
 
-def choose(data: DataConfig, kept: str | None, ranks: int) -> tuple[str, str]:
-    """(order, why) of a training run on this host. `kept`: the order with which the run began, None for a new one.
+def settle(data: DataConfig, kept: str | None) -> tuple[DataConfig, str]:
+    """(the settings with auto replaced, one line on why). `kept`: the order with which the run began, None for a new one.
 
-    A run never changes its order, however much memory is free when it continues. `ranks` of this host share the page
+    A run never changes its order, however much memory is free when it continues. The ranks of this host share the page
     cache. Call on one process and tell the others: hosts may differ.
     """
     if kept is not None and data.order is Order.auto:
-        return kept, f"data.order={kept}, as the run began"
+        return replace(data, order=Order[kept]), f"data.order={kept}, as the run began"
     if data.backend is Backend.folder:
         order = Order.random if data.order is Order.auto else data.order
-        return order.name, f"data.order={order.name}: picture files are read one by one"
-    path = beton_path(ffcv_root(data), "train")
-    size, free, where = os.path.getsize(path), *free_memory()
+        return replace(data, order=order), f"data.order={order.name}: picture files are read one by one"
+    path, ranks = beton_path(ffcv_root(data), "train"), local_ranks()
+    size, free, whose = os.path.getsize(path), *free_memory()
     fits = size + ranks * RANK_BYTES <= free
-    sizes = f"{path} has {size / GIB:.2f} GiB, {free / GIB:.1f} GiB of {where} are free for it and {ranks} rank(s)"
-    if data.order is Order.auto:
-        order = Order.random if fits else Order.quasi_random
-        why = "it stays in memory after the first epoch" if fits else "it is read again every epoch, block by block"
-        return order.name, f"data.order={order.name}: {sizes}; {why}"
-    slow = " (quasi_random would read it in blocks instead of picture by picture)"
-    return data.order.name, f"data.order={data.order.name}: {sizes}" + slow * (not fits and data.order is Order.random)
+    order = data.order if data.order is not Order.auto else Order.random if fits else Order.quasi_random
+    then = {
+        (Order.random, True): "it stays in memory after the first epoch",
+        (Order.random, False): "every epoch reads it again picture by picture; quasi_random would read blocks",
+        (Order.quasi_random, False): "every epoch reads it again, block by block",
+        (Order.quasi_random, True): "it stays in memory after the first epoch, random would do",
+    }[order, fits]
+    return replace(data, order=order), (
+        f"data.order={order.name}: {path} has {size / GIB:.2f} GiB, of {whose} {free / GIB:.1f} GiB are free for it and "
+        f"{ranks} rank(s); {then}"
+    )
 
 
 def free_memory() -> tuple[int, str]:

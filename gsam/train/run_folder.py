@@ -32,6 +32,17 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def kept(self, key: str) -> Any:
+        """What an earlier process of this run wrote into meta.json; None if there was none."""
+        try:
+            return json.loads((self.path / "meta.json").read_text()).get(key)
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def keep(self, key: str, value: Any) -> None:
+        """Written by `open`."""
+        self._meta[key] = value
+
     def open(self) -> None:
         """Take the folder. Raises ValueError when another process writes it, or it holds a different run."""
         if not self._writer:

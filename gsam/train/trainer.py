@@ -10,6 +10,7 @@ import torch
 
 from gsam import data
 from gsam.config import Config, as_dict, run_hash
+from gsam.data.order import settle
 from gsam.eval import evaluate
 from gsam.runtime import Precision, Requeue, Runtime, environment
 from gsam.train import checkpoint, resume
@@ -32,9 +33,13 @@ class Trainer:
         if self.finished:
             return  # fit() says so; nothing has to be built
         runtime.on_main(lambda: data.prepare(config.data))
-        local_batch = config.train.batch_size // runtime.world
-        self.train_loader = self._loader("train", local_batch)
-        self.val_loader = self._loader("val", local_batch)
+        settings, why = runtime.on_main(lambda: settle(config.data, self.folder.kept("order")))
+        self.folder.keep("order", settings.order.name)
+        self._say(why)
+        which = {"rank": runtime.rank, "world": runtime.world, "seed": config.train.seed}
+        which["batch_size"] = config.train.batch_size // runtime.world
+        self.train_loader = data.build_loader(settings, config.augment, "train", train=True, **which)
+        self.val_loader = data.build_loader(settings, config.augment, "val", train=False, **which)
         self.stepper = Stepper(
             config, runtime, num_classes=self.train_loader.num_classes, num_examples=self.train_loader.num_examples
         )
@@ -260,13 +265,6 @@ class Trainer:
             **environment(self.runtime.device),
         }  # fmt: skip
         return f"{experiment}/{digest}", RunFolder(path, as_dict(self.config), meta, self.runtime.is_main)
-
-    def _loader(self, split: str, batch_size: int) -> data.Loader:
-        config, runtime = self.config, self.runtime
-        return data.build_loader(
-            config.data, config.augment, split, batch_size=batch_size, rank=runtime.rank, world=runtime.world,
-            seed=config.train.seed, train=split == "train",
-        )  # fmt: skip
 
     def _epoch(self) -> float:
         return round(self.step * images_per_step(self.config) / self.train_loader.num_examples, 4)
