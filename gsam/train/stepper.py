@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from gsam.augment import OnDevice
 from gsam.config import Config
 from gsam.losses import build_loss
 from gsam.models import build_model
 from gsam.optim import BatchStats, GradFn, Schedules, Scope, Step, StepStats, build_base, estimate, second_pass
 from gsam.optim.estimator import Perturbing
 from gsam.optim.schedule import Follow
-from gsam.runtime import Normalize, Precision, Runtime, seed_for
+from gsam.runtime import Precision, Runtime, seed_for
 from gsam.train.settings import Duration, NonFinite
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]  # images and labels; with augmentation that asks for them, the pictures' keys
 MAX_SKIPPED = 40  # in a row; fp16's loss scale starts at 2^16 and halves at each overflow
 # BatchStats averages the buffers. Newer torch has another name for the option and warns at the old one.
 _NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
@@ -49,9 +50,13 @@ class Stepper:
             self.forward = DistributedDataParallel(self.forward, device_ids=ids, **_OWN_BUFFERS)
         self.scaler = runtime.scaler(train.precision)
         self.loss = build_loss(train.loss, train.label_smoothing, num_classes)
-        self.normalize = Normalize(config.augment.mean, config.augment.std, device, train.channels_last)
         self.batch_stats = BatchStats(self.model)
         self.group_size = getattr(self.estimator, "group_size", None) or self.local_batch
+        self.augment = OnDevice(
+            config.augment, device, seed=train.seed, num_classes=num_classes, group_size=self.group_size,
+            channels_last=train.channels_last,
+        )  # fmt: skip
+        self.normalize = self.augment.normalize
         self.total_steps = self.steps(train.epochs, "ep")
         if self.total_steps < 1:
             raise ValueError(f"train.epochs={train.epochs} is less than one step of {images_per_step(config)} images")
@@ -60,12 +65,13 @@ class Stepper:
         self.skipped = {"clean": 0, "sharp": 0}  # steps, by the pass that was not finite
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """One optimizer step on this rank's images uint8 (B, 3, H, W) and labels (B,): one batch, or as many as the method
-        takes per step. Returns 0-dim tensors by name, none for a step that was skipped (see `skip`)."""
+        """One optimizer step on this rank's images uint8 (B, 3, H, W), labels (B,) and, where the augmentation needs them, keys
+        (B, 2): one batch, or as many as the method takes per step. Returns 0-dim tensors by name, none for a step that was
+        skipped (see `skip`)."""
         step = Step(self.step, *self.schedules.at(self.step), self.config.train.seed)
         for group in self.base.param_groups:
             group["lr"] = step.lr
-        batches = [(self.normalize(x), y.to(self.runtime.device)) for x, y in batches]
+        batches = [self.augment(*batch, step=self.step, part=k) for k, batch in enumerate(batches)]
         groups = [list(zip(x.split(self.group_size), y.split(self.group_size), strict=True)) for x, y in batches]
         grad_fns = [self.grad_fn(i, group) for i, group in enumerate(zip(*groups, strict=True))]
         stats = estimate(self.estimator, self.params, grad_fns, step, self.batch_stats)

@@ -21,6 +21,7 @@ from gsam.train.progress import Progress, say
 from gsam.train.run_folder import RunFolder
 from gsam.train.signals import Signals
 from gsam.train.stepper import Batch, Stepper, effective_m, grad_evals, images_per_step
+from gsam.train.stream import stream
 
 
 class Trainer:
@@ -165,25 +166,18 @@ class Trainer:
         """The batches of each step from the current one to the last, over as many epochs as it takes; counts the time spent
         waiting. Methods with several batches per step get copies: the loader reuses its buffers."""
         count = self.config.optimizer.batches_per_step
-        stream = self._stream(self.step * count)
+        found = stream(self.train_loader, self.step * count, keys=self.stepper.augment.needs_keys)
         try:
             while self.step < self.stop_step:
                 asked = time.monotonic()
-                batches = [next(stream)]
+                batches = [next(found)]
                 while len(batches) < count:
                     batches[-1] = tuple(t.clone() for t in batches[-1])
-                    batches.append(next(stream))
+                    batches.append(next(found))
                 self.waited += time.monotonic() - asked
                 yield batches
         finally:
-            stream.close()
-
-    def _stream(self, position: int) -> Iterator[Batch]:
-        """Every batch from number `position` of the whole training on, without end."""
-        epoch, skip = divmod(position, self.train_loader.batches_per_epoch)
-        while True:
-            yield from self.train_loader.epoch(epoch, skip)
-            epoch, skip = epoch + 1, 0
+            found.close()
 
     # ---- records ----------------------------------------------------------------------------------------------------
 
