@@ -160,6 +160,8 @@ class Loader(Protocol):
     """Of this rank. Training: num_examples // (batch_size * world); evaluation: this rank's pictures / batch_size,
     rounded up.
     """
+    skipped: int
+    """Bad pictures of this rank in whose place another one was given so far (data.on_bad=skip)."""
 
     def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (images uint8 (B, 3, H, W), labels int64 (B,)) of one epoch, without the first `skip`, which are

@@ -13,11 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsam.data import AugmentConfig, Crop, DataConfig, ffcv_root, stored_split
+from gsam.data import AugmentConfig, Crop, DataConfig, Order, ffcv_root, stored_split
 from gsam.data import ffcv_guard as guard
 from gsam.data.checks import workers_of
 from gsam.data.manifest import beton_path, label_hash, read_manifest
+from gsam.data.order import Readahead
 from gsam.data.plan import make_plan
+from gsam.data.skip import Skips, stand_ins
+
+PROBLEMS = ("", "cannot be decoded", "is not what was written: its checksum differs")  # by status, see ffcv_kernels
 
 
 def build(data: DataConfig, augment: AugmentConfig, split: str, **which) -> FFCVLoader:
@@ -31,7 +35,8 @@ class FFCVLoader:
     def __init__(self, data: DataConfig, augment: AugmentConfig, split: str, which: dict) -> None:
         root, stored = ffcv_root(data), stored_split(data, split)
         path, manifest = beton_path(root, stored), read_manifest(root, stored)
-        self._augment, self._ffcv = augment, guard.load()
+        self._path, self._classes, self._augment, self._ffcv = path, manifest["classes"], augment, guard.load()
+        self._skips = Skips(data.on_bad, which["train"])
         self._loader = self._ffcv.open_loader(
             path,
             train=which["train"],
@@ -43,7 +48,7 @@ class FFCVLoader:
         self._labels = torch.from_numpy(labels)
         self._plan = make_plan(data, labels, split, **which)
         self.num_examples = len(self._plan.indices)
-        self.num_classes = len(manifest["classes"])
+        self.num_classes = len(self._classes)
         self.batches_per_epoch = len(self._plan)
 
     def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -52,21 +57,59 @@ class FFCVLoader:
         if len(order) == 0:
             return
         batches = self._ffcv.Epoch(self._loader, order.astype(np.uint64), self._parameters(epoch))
+        ahead, place = self._readahead(epoch), skip * self._plan.batch_size
         try:
             start = 0
-            for images in batches:
-                labels = self._labels[torch.from_numpy(order[start : start + len(images)])]
+            for images, status in batches:
+                if ahead is not None:
+                    ahead.reached((place + start) * self._plan.world)
+                indices = order[start : start + len(images)]
+                labels = self._labels[torch.from_numpy(indices)]
                 start += len(images)
+                if status.any():
+                    self._replace(images, labels, indices, status)
                 yield torch.from_numpy(images).permute(0, 3, 1, 2), labels
         finally:
             batches.close()
+            if ahead is not None:
+                ahead.close()
 
     def order(self, epoch: int = 0, skip: int = 0) -> np.ndarray:
         """See gsam.data.Loader."""
         return self._plan.order(epoch, skip)
 
+    @property
+    def skipped(self) -> int:
+        """See gsam.data.Loader."""
+        return self._skips.count
+
     def close(self) -> None:
         """See gsam.data.Loader: the threads have ended with their epoch."""
+
+    def _replace(self, images: np.ndarray, labels: Tensor, indices: np.ndarray, status: np.ndarray) -> None:
+        """Another picture of the batch for each bad one; RuntimeError where that is not allowed."""
+        bad = np.flatnonzero(status)
+        named = [
+            f"{self._path}: sample {index} (class {self._classes[label]}) {PROBLEMS[status[at]]}"
+            for at, index, label in zip(bad, indices[bad].tolist(), labels[bad].tolist(), strict=True)
+        ]
+        if not self._skips.allowed:
+            more = f", and {len(bad) - 1} more of its batch" if len(bad) > 1 else ""
+            raise RuntimeError(
+                f"{named[0]}{more}; the file is damaged: compare its sha256 with the manifest's, then copy or write it "
+                "again" + ", or train without such pictures with data.on_bad=skip" * self._plan.train
+            )
+        for index, problem in zip(indices[bad].tolist(), named, strict=True):
+            self._skips.note(index, problem)
+        others = stand_ins(status != self._ffcv.kernels.GOOD)
+        images[bad] = images[others]
+        labels[bad] = labels[others]
+
+    def _readahead(self, epoch: int) -> Readahead | None:
+        if self._plan.kind is not Order.quasi_random or not self._plan.train:
+            return None
+        table = np.sort(self._loader.reader.alloc_table, order="sample_id")
+        return Readahead(self._path, table["ptr"], table["size"], self._plan.drawn(epoch))
 
     def _parameters(self, epoch: int) -> np.ndarray:
         """What the kernel needs to know, float64 (NUM_PARAMETERS,), where seeds and epochs are exact below 2**53."""

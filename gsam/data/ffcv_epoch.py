@@ -67,7 +67,8 @@ def open_loader(path: str, *, train: bool, size: int, batch_size: int, workers: 
 
 
 class Epoch(EpochIterator):
-    """Batches of `order` (sample numbers, uint64) as uint8 (B, size, size, 3) arrays in FFCV's ring of buffers.
+    """Batches of `order` (sample numbers, uint64) in FFCV's ring of buffers: (uint8 (B, size, size, 3), status uint8 (B,)
+    with kernels.GOOD for every picture that may be used).
 
     `values` (NUM_PARAMETERS,) go to the kernel. Always `close` it. FFCV's own loop loses exceptions, sets torch's
     threads and can block for ever when it is closed, so the loop is ours.
@@ -99,21 +100,11 @@ class Epoch(EpochIterator):
                 if self.released and number >= self.slots:
                     self.released[slot].synchronize()  # copies of this slot to the device have ended
                 (images,) = self.run_pipeline(number, indices, slot, None)
-                self._refuse_undecoded(slot, indices)
                 if not self._put((slot, images)):
                     return
         except BaseException as error:
             self.error = error
         self._put(None)
-
-    def _refuse_undecoded(self, slot: int, indices: np.ndarray) -> None:
-        bad = indices[self.buffers[STATUS][slot, : len(indices), 0] != kernels.GOOD]
-        if len(bad):
-            numbers = ", ".join(map(str, bad[:5].tolist()))
-            raise RuntimeError(
-                f"{len(bad)} picture(s) of a batch cannot be decoded, sample {numbers}; the file is damaged: "
-                "compare its sha256 with the manifest's, then copy or write it again"
-            )
 
     def _put(self, message: tuple[int, np.ndarray] | None) -> bool:
         """Queue a message; False if the epoch was closed meanwhile."""
@@ -123,7 +114,7 @@ class Epoch(EpochIterator):
                 return True
         return False
 
-    def __next__(self) -> np.ndarray:
+    def __next__(self) -> tuple[np.ndarray, np.ndarray]:
         if self.released and self.held is not None:
             self.released[self.held].record()
         patience_s = FIRST_BATCH_S if self.held is None else NEXT_BATCH_S
@@ -140,7 +131,7 @@ class Epoch(EpochIterator):
                 raise RuntimeError(f"reading {self.loader.fname} failed: {self.error}") from self.error
             raise StopIteration
         self.held, images = message
-        return images
+        return images, self.buffers[STATUS][self.held, : len(images), 0]
 
     def close(self) -> None:
         """End the thread and free the buffers."""

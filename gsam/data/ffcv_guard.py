@@ -59,7 +59,7 @@ def cache_dir() -> str:
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     base = os.environ.get("NUMBA_CACHE_DIR") or os.path.join(home, "gsam", "numba")
     text = hashlib.sha256()
-    for name in ("keyed", "bilinear", "ffcv_kernels"):
+    for name in ("keyed", "bilinear", "checksum", "jpeg", "ffcv_kernels"):
         with open(find_spec(f"gsam.data.{name}").origin, "rb") as file:
             text.update(file.read())
     for name in ("ffcv", "numba", "numpy"):
@@ -88,13 +88,19 @@ def torch_threads_kept() -> Iterator[None]:
 
 @contextmanager
 def precompiled() -> Iterator[None]:
-    """While a loader is built, FFCV takes a decoder as it is: ours is compiled already, cached and without fastmath."""
-    from ffcv.pipeline.compiler import Compiler
+    """While a loader is built, FFCV takes a decoder as it is: ours is compiled already, cached and without fastmath.
 
-    before = Compiler.is_enabled
+    FFCV then also makes numba's one type object for uint8 arrays read-only, which changes its hash: kernels compiled
+    before could no longer be found (KeyError) by those compiled afterwards. This makes it writable again.
+    """
+    from ffcv.pipeline.compiler import Compiler
+    from numba import types
+
+    before, shared = Compiler.is_enabled, types.uint8[::1]
     Compiler.set_enabled(False)
     try:
         with torch_threads_kept():
             yield
     finally:
         Compiler.set_enabled(before)
+        shared.mutable = True

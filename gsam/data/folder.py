@@ -13,6 +13,7 @@ import multiprocessing
 import signal
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from gsam.data import AugmentConfig, Crop, DataConfig, open_source, stored_split
 from gsam.data.checks import workers_of
 from gsam.data.keyed import eval_geometry, flipped, inception_box, torchvision_box
 from gsam.data.plan import Plan, make_plan
+from gsam.data.skip import Skips, stand_ins
 from gsam.data.sources import Source
 
 BOXES = {Crop.inception: inception_box, Crop.torchvision: torchvision_box}
@@ -34,18 +36,19 @@ def build(data: DataConfig, augment: AugmentConfig, split: str, **which) -> Fold
     source = open_source(data.name, data.root, stored_split(data, split))
     plan = make_plan(data, source.labels, split, **which)
     workers = 0 if data.workers is None and source.in_memory else workers_of(data)
-    return FolderLoader(source, augment, plan, workers)
+    return FolderLoader(source, augment, plan, workers, Skips(data.on_bad, plan.train))
 
 
 class FolderLoader:
     """See gsam.data.Loader."""
 
-    def __init__(self, source: Source, augment: AugmentConfig, plan: Plan, workers: int) -> None:
+    def __init__(self, source: Source, augment: AugmentConfig, plan: Plan, workers: int, skips: Skips) -> None:
         self.num_examples = len(plan.indices)
         self.num_classes = len(source.classes)
         self.batches_per_epoch = len(plan)
-        self._schedule = _Schedule(plan)
-        self._loader = open_workers(_Pictures(source, augment, plan), self._schedule, _as_tensors, workers)
+        self._schedule, self._skips = _Schedule(plan), skips
+        pictures = _Pictures(source, augment, plan, skips.allowed)
+        self._loader = open_workers(pictures, self._schedule, _as_tensors, workers)
         self._running = False
 
     def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -57,13 +60,22 @@ class FolderLoader:
         self._running = True
         self._schedule.start(epoch, skip)
         try:
-            yield from read(self._loader)
+            with closing(read(self._loader)) as batches:
+                for images, labels, problems in batches:
+                    for index, problem in problems:
+                        self._skips.note(index, problem)
+                    yield images, labels
         finally:
             self._running = False
 
     def order(self, epoch: int = 0, skip: int = 0) -> np.ndarray:
         """See gsam.data.Loader."""
         return self._schedule.plan.order(epoch, skip)
+
+    @property
+    def skipped(self) -> int:
+        """See gsam.data.Loader."""
+        return self._skips.count
 
     def close(self) -> None:
         """See gsam.data.Loader. Left to the garbage collector, within a cycle of references, the processes' queues would
@@ -93,23 +105,36 @@ class _Schedule:
 class _Pictures(Dataset):
     """Transformed pictures, a batch at a time."""
 
-    def __init__(self, source: Source, augment: AugmentConfig, plan: Plan) -> None:
-        self.source, self.augment, self.seed, self.train = source, augment, plan.seed, plan.train
+    def __init__(self, source: Source, augment: AugmentConfig, plan: Plan, skip: bool) -> None:
+        self.source, self.augment, self.seed, self.train, self.skip = source, augment, plan.seed, plan.train, skip
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]:
+        """(images, labels, (index, problem) of those in whose place another one is)"""
         epoch, indices = keys[0][0], np.array([index for _, index in keys])
         size = self.augment.size
         images = np.empty((len(keys), size, size, 3), np.uint8)
         mirrored = flipped(self.seed, epoch, indices, self.augment.flip) if self.train else np.zeros(len(keys), bool)
-        for image, index, mirror in zip(images, indices.tolist(), mirrored, strict=True):
-            pixels = self.source[index][0]
+        bad, problems = np.zeros(len(keys), bool), []
+        for at, (index, mirror) in enumerate(zip(indices.tolist(), mirrored, strict=True)):
+            try:
+                pixels = self.source[index][0]
+            except ValueError as error:
+                if not self.skip:
+                    raise
+                bad[at] = True
+                problems.append((index, str(error)))
+                continue
             pixels = (
                 train_pixels(pixels, self.augment, self.seed, epoch, index)
                 if self.train
                 else eval_pixels(pixels, self.augment)
             )
-            image[:] = pixels[:, ::-1] if mirror else pixels
-        return images, self.source.labels[indices]
+            images[at] = pixels[:, ::-1] if mirror else pixels
+        labels = self.source.labels[indices]
+        if problems:
+            others = stand_ins(bad)
+            images[bad], labels[bad] = images[others], labels[others]
+        return images, labels, problems
 
 
 def train_pixels(pixels: np.ndarray, augment: AugmentConfig, seed: int, epoch: int, index: int) -> np.ndarray:
@@ -137,9 +162,9 @@ def _resize(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR))
 
 
-def _as_tensors(batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
-    images, labels = batch
-    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+def _as_tensors(batch: tuple[np.ndarray, np.ndarray, list]) -> tuple[Tensor, Tensor, list]:
+    images, labels, problems = batch
+    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels), problems
 
 
 def open_workers(
