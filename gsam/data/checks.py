@@ -6,9 +6,10 @@ import importlib.util
 import math
 import os
 from collections.abc import Iterator
+from itertools import zip_longest
 
-from gsam.data import SOURCES, SPLITS, AugmentConfig, Backend, Crop, DataConfig, class_names
-from gsam.data.manifest import beton_problem, missing_splits
+from gsam.data import SOURCES, SPLITS, AugmentConfig, Backend, Crop, DataConfig, class_names, ffcv_root
+from gsam.data.manifest import beton_problem, missing_splits, read_manifest, write_command
 
 
 def cores() -> int:
@@ -90,7 +91,26 @@ def _ffcv_problems(data: DataConfig) -> Iterator[str]:
     if SOURCES[data.name].automatic and missing_splits(data):  # prepare() will write the files, if it can
         yield from _source_problems(data)
         return
-    yield from (problem for split in SPLITS if (problem := beton_problem(data, split)) is not None)
+    problems = [problem for split in SPLITS if (problem := beton_problem(data, split)) is not None]
+    yield from problems or _class_problems(data)
+
+
+def _class_problems(data: DataConfig) -> Iterator[str]:
+    """Labels must mean the same in both files, and in ImageNet's what they mean to any ImageNet model."""
+    root = ffcv_root(data)
+    lists = {split: read_manifest(root, split)["classes"] for split in SPLITS}
+    wanted, whose = lists["train"], "train.beton"
+    if data.name == "imagenet":
+        from gsam.data.sources import IMAGENET, imagenet_synsets
+
+        wanted, whose = imagenet_synsets(), IMAGENET
+    for split, names in lists.items():
+        pairs = enumerate(zip_longest(names, wanted))
+        for label, (name, other) in [(label, pair) for label, pair in pairs if pair[0] != pair[1]][:1]:
+            yield (
+                f"data.ffcv_root={root}: label {label} of {split}.beton is class {name}, in {whose} it is {other}; "
+                f"write both files from the same folders with `{write_command(data)} --overwrite`"
+            )
 
 
 def _source_problems(data: DataConfig) -> Iterator[str]:
