@@ -105,8 +105,9 @@ def _class_problems(data: DataConfig) -> Iterator[str]:
 
         wanted, whose = imagenet_synsets(), IMAGENET
     for split, names in lists.items():
-        pairs = enumerate(zip_longest(names, wanted))
-        for label, (name, other) in [(label, pair) for label, pair in pairs if pair[0] != pair[1]][:1]:
+        differing = [(n, *pair) for n, pair in enumerate(zip_longest(names, wanted)) if pair[0] != pair[1]]
+        if differing:
+            label, name, other = differing[0]
             yield (
                 f"data.ffcv_root={root}: label {label} of {split}.beton is class {name}, in {whose} it is {other}; "
                 f"write both files from the same folders with `{write_command(data)} --overwrite`"
