@@ -1,148 +1,157 @@
-"""Worker processes that fill one .beton file.
+"""A .beton file being filled: FFCV 1.0.2's format, in the order of the samples, and a journal from which a killed
+writer continues.
 
-FFCV's own writer waits for ever when a worker dies or a picture fails. This one uses its file format and allocator
-under a loop that watches the workers, and lists every bad picture instead of stopping at the first.
+FFCV's own writer waits for ever when a worker dies, spreads the samples over the file as the workers come, and starts
+again from nothing. Here the same pictures give the same bytes, with any number of workers and after any interruption.
+
+Layout: header, one descriptor per field, one entry per sample, then pages of stored pictures, then a table (sample,
+place, size) of them. The header is written last: a file without one is refused by every reader.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
-import threading
-import time
-import warnings
-from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from gsam.data import ffcv_guard as guard
-from gsam.data.sources import Source
+from gsam.data.checksum import checksum
+from gsam.data.stored import PAGE_BYTES, Stored
 
-CHUNK = 64  # pictures a worker takes at a time
-PAGE_BYTES = 1 << 23  # of the file; a stored picture must fit into one
-LISTED = 20  # bad pictures named in the message; all are counted
+IMAGE = ("mode", "width", "height", "data_ptr")  # of FFCV's entry for a picture
+RECORD = np.dtype(
+    [("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8"), ("size", "<u8"), ("label", "<i8"),
+     ("checksum", "<i8")]
+)  # fmt: skip
 
-Report = Callable[[str, int, int, float], None]
-"""report(what, done, total, seconds so far)"""
 
+class BetonFile:
+    """`path` with `n` samples: image, label, checksum. `description` says what they are; only a journal with the same
+    one is continued.
 
-def write_beton(source: Source, path: str, encoding: dict[str, Any], workers: int, what: str, report: Report) -> None:
-    """Fill `path` with all of `source`, unshuffled; `encoding` are arguments of FFCV's RGBImageField.
-
-    Raises ValueError listing the pictures that cannot be read or stored, RuntimeError if a worker died.
+    Give it to a `with` block, `add` the samples from number `done` on, and `finish`. Left otherwise, the complete pages
+    and <path>.journal stay for the next run.
     """
-    guard.require_version()
-    with guard.torch_threads_kept():
-        from ffcv.fields import IntField, RGBImageField
-        from ffcv.memory_allocator import MemoryAllocator
-        from ffcv.writer import DatasetWriter
 
-    fields = {"image": RGBImageField(**encoding), "label": IntField()}
-    writer = DatasetWriter(path, fields, page_size=PAGE_BYTES, num_workers=workers)
-    writer.num_samples = len(source)
-    writer.prepare()  # file header, and shared memory for the samples' metadata
-    try:
-        allocator = MemoryAllocator(path, writer.data_region_start, PAGE_BYTES)
-        allocations, bad = _run_workers(source, writer, allocator, workers, what, report)
-        if bad:
-            bad.sort()
-            listed = "".join(f"\n  {source.describe(index)}: {why}" for index, why in bad[:LISTED])
-            more = f"\n  and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-            raise ValueError(
-                f"{len(bad)} of {len(source)} pictures cannot be stored; replace or remove them:{listed}{more}"
-            )
-        # As tuples: handed arrays of unequal length, FFCV would write an empty table without a word.
-        writer.finalize(np.concatenate(allocations).tolist())
-    finally:
-        writer.metadata_sm.close()
-        writer.metadata_sm.unlink()
+    def __init__(self, path: str, n: int, description: dict[str, Any]) -> None:
+        guard.require_version()
+        with guard.torch_threads_kept():
+            from ffcv import types
+            from ffcv.fields import IntField, RGBImageField
+        self.path, self.journal, self.n = path, path + ".journal", n
+        self._types = types
+        self._fields = {"image": RGBImageField(), "label": IntField(), "checksum": IntField()}
+        self._entry = types.get_metadata_type(list(self._fields.values()))
+        entries_at = types.HeaderType.itemsize + len(self._fields) * types.FieldDescType.itemsize
+        self._entries_at = entries_at
+        self._pages_at = -(-(entries_at + n * self._entry.itemsize) // PAGE_BYTES) * PAGE_BYTES
+        self._head = json.dumps(description, sort_keys=True).encode() + b"\n"
+        self.done = 0
+        """Samples whose page is in the file."""
 
+    def __enter__(self) -> BetonFile:
+        complete = self._complete()
+        self._records, self.done = [complete], len(complete)
+        self._page_at = self._pages_at if self.done == 0 else self._page_of(complete[-1]) + PAGE_BYTES
+        self._page, self._waiting = bytearray(), []
+        with open(self.journal + ".new", "wb") as file:
+            file.write(self._head + complete.tobytes())
+        os.replace(self.journal + ".new", self.journal)
+        self._log = open(self.journal, "ab", buffering=0)  # noqa: SIM115
+        self._file = open(self.path, "r+b" if self.done else "wb", buffering=0)  # noqa: SIM115
+        return self
 
-def _run_workers(
-    source: Source, writer: Any, allocator: Any, workers: int, what: str, report: Report
-) -> tuple[list[np.ndarray], list[tuple[int, str]]]:
-    """Run the worker processes to their end; (allocation tables, bad pictures)."""
-    context = multiprocessing.get_context("fork")  # a spawned worker would import torch and ffcv again: seconds
-    next_chunk, done = context.Value("q", 0), context.Value("q", 0)
-    pipes, processes = {}, []
-    allocations, bad, start = [], [], time.monotonic()
-    try:
-        for _ in range(workers):
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_worker, args=(source, writer, allocator, next_chunk, done, theirs), daemon=True
-            )
-            with warnings.catch_warnings():
-                # Python >= 3.12 warns of forks beside threads; the child uses none of the parent's.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                process.start()
-            theirs.close()
-            pipes[ours] = process
-            processes.append(process)
-        while pipes:
-            for pipe in wait(list(pipes), timeout=0.2):
-                try:
-                    kind, *content = pipe.recv()
-                except EOFError:  # the system closes a dead process's end
-                    process = pipes[pipe]
-                    process.join()
-                    raise RuntimeError(
-                        f"a writing process died (exit code {process.exitcode}; -9 is typical of too little memory); "
-                        "nothing was kept: run again, with fewer --workers if memory was short"
-                    ) from None
-                if kind == "bad":
-                    bad.append(tuple(content))
-                else:
-                    allocations.append(content[0])
-                    pipes.pop(pipe).join()
-            # Not .value, which waits for a lock that a killed worker may hold.
-            report(what, done.get_obj().value, len(source), time.monotonic() - start)
-        return allocations, bad
-    finally:
-        for process in processes:
-            process.kill()  # no effect on those that ended
-            process.join()
+    def __exit__(self, *_: object) -> None:
+        self._log.close()
+        self._file.close()
 
+    def add(self, stored: Stored, label: int) -> None:
+        """The next sample."""
+        size = len(stored.data)
+        if len(self._page) + size > PAGE_BYTES:
+            self._flush()
+        place = self._page_at + len(self._page)
+        self._waiting.append((stored.mode, stored.width, stored.height, place, size, label, stored.checksum))
+        self._page += stored.data
 
-def _worker(source: Source, writer: Any, allocator: Any, next_chunk: Any, done: Any, pipe: Connection) -> None:
-    """Store chunks until none is left; sends ("bad", index, why) for each picture that fails and ("end", allocation
-    table).
-    """
-    from ffcv.writer import handle_sample
+    def finish(self) -> None:
+        """Write what makes it a .beton file. The journal stays until the caller has given the file its name."""
+        self._flush()
+        records = np.concatenate(self._records)
+        if len(records) != self.n:
+            raise RuntimeError(f"{self.path}: {len(records)} of {self.n} samples were added")
+        table = np.zeros(self.n, self._types.ALLOC_TABLE_TYPE)
+        table["sample_id"], table["size"] = np.arange(self.n), records["size"]
+        table["ptr"] = records["data_ptr"]
+        entries = np.zeros(self.n, self._entry)  # zeros: also what lies between the fields is written
+        for name in IMAGE:
+            entries["f0"][name] = records[name]
+        entries["f1"], entries["f2"] = records["label"], records["checksum"]
+        header = np.zeros(1, self._types.HeaderType)
+        header["version"], header["num_fields"] = self._types.CURRENT_VERSION, len(self._fields)
+        header["page_size"], header["num_samples"] = PAGE_BYTES, self.n
+        header["alloc_table_ptr"] = self._page_at
+        self._write(table.tobytes(), self._page_at)
+        os.ftruncate(self._file.fileno(), self._page_at + table.nbytes)  # an earlier run may have come further
+        self._write(entries.tobytes(), self._entries_at)
+        self._write(header.tobytes() + self._descriptors(), 0)
+        os.fsync(self._file.fileno())
 
-    threading.Thread(target=exit_without, args=(os.getppid(),), daemon=True).start()
-    table = np.frombuffer(writer.metadata_sm.buf, dtype=writer.metadata_type)
-    with allocator:  # writes its last page at the end
-        while True:
-            with next_chunk.get_lock():
-                first = next_chunk.value
-                next_chunk.value += CHUNK
-            if first >= len(source):
-                break
-            last = min(first + CHUNK, len(source))
-            for index in range(first, last):
-                try:
-                    sample = source[index]
-                    handle_sample(sample, index, table.dtype.names, table, allocator, writer.fields)
-                except Exception as error:
-                    pipe.send(("bad", index, str(error)))
-            with done.get_lock():
-                done.value += last - first
-    pipe.send(("end", np.array(allocator.allocations, dtype=_allocation_type())))
-    del table  # a view of shared memory cannot be closed
-    pipe.close()
+    def forget(self) -> None:
+        """Remove the journal: the file has its final name."""
+        with suppress(FileNotFoundError):
+            os.remove(self.journal)
 
+    def _flush(self) -> None:
+        """The page into the file, then its samples into the journal."""
+        if not self._waiting:
+            return
+        self._write(bytes(self._page).ljust(PAGE_BYTES, b"\0"), self._page_at)
+        records = np.array(self._waiting, RECORD)
+        self._log.write(records.tobytes())
+        self._records.append(records)
+        self.done += len(records)
+        self._page_at += PAGE_BYTES
+        self._page, self._waiting = bytearray(), []
 
-def exit_without(parent: int) -> None:
-    """A worker whose parent was killed would wait for ever, for the parent to read or for another worker's page."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
+    def _write(self, content: bytes, at: int) -> None:
+        self._file.seek(at)
+        left = memoryview(content)
+        while len(left):
+            left = left[self._file.write(left) :]
 
+    def _descriptors(self) -> bytes:
+        found = np.zeros(len(self._fields), self._types.FieldDescType)
+        codes = {kind: code for code, kind in self._types.TYPE_ID_HANDLER.items()}
+        for descriptor, (name, field) in zip(found, self._fields.items(), strict=True):
+            descriptor["type_id"] = codes[type(field)]
+            descriptor["name"][: len(name)] = np.frombuffer(name.encode(), np.uint8)
+            descriptor["arguments"][:] = field.to_binary()[0]
+        return found.tobytes()
 
-def _allocation_type() -> np.dtype:
-    from ffcv.types import ALLOC_TABLE_TYPE
+    def _page_of(self, record: np.void) -> int:
+        """Where the page begins that holds this sample's picture; pages begin at multiples of their size."""
+        return int(record["data_ptr"]) // PAGE_BYTES * PAGE_BYTES
 
-    return ALLOC_TABLE_TYPE
+    def _complete(self) -> np.ndarray:
+        """The journal's records, as far as the file really holds their pictures: after a power cut it may not."""
+        nothing = np.empty(0, RECORD)
+        try:
+            with open(self.journal, "rb") as file:
+                head, body = file.readline(), file.read()
+            pages = open(self.path, "rb")  # noqa: SIM115
+        except FileNotFoundError:
+            return nothing
+        with pages:
+            if head != self._head:
+                return nothing
+            records = np.frombuffer(body, RECORD, len(body) // RECORD.itemsize)
+            for record in records:
+                pages.seek(int(record["data_ptr"]))
+                data = pages.read(int(record["size"]))
+                if not data or checksum(np.frombuffer(data, np.uint8)) != record["checksum"]:
+                    return records[records["data_ptr"] < self._page_of(record)]
+        return records

@@ -12,7 +12,7 @@ import numpy as np
 
 from gsam.data import SOURCES, SPLITS, DataConfig, ffcv_root
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: with a checksum per picture, JPEGs with restart intervals
 
 
 def beton_path(root: str, split: str) -> str:
@@ -50,7 +50,8 @@ def read_manifest(root: str, split: str) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read ({error})") from error
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format version {manifest.get('format_version')}, this code reads {FORMAT_VERSION}"
+            f"{path} has format version {manifest.get('format_version')}, this code reads {FORMAT_VERSION}: "
+            "its pictures have no checksums; write it again with scripts/write_ffcv.py --overwrite"
         )
     return manifest
 

@@ -9,32 +9,34 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager, suppress
 from importlib import metadata
+from pathlib import Path
 
 from gsam.data import SOURCES, SPLITS, open_source
-from gsam.data.beton import Report, write_beton
+from gsam.data.beton import BetonFile
 from gsam.data.checks import cores
+from gsam.data.encoding import LISTED, Report, encoded
 from gsam.data.manifest import FORMAT_VERSION, beton_path, label_hash, manifest_path, read_manifest
 from gsam.data.sources import Source
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How pictures are stored."""
-
-    write_mode: str  # "jpg" or "raw"
-    max_resolution: int | None  # longer side in pixels; larger pictures are reduced, None: as they are
-    jpeg_quality: int = 90
-
+from gsam.data.stored import Preset
+from gsam.files import write_atomic
 
 PRESETS = {
-    "500_jpeg90": Preset("jpg", 500),
-    "256_jpeg90": Preset("jpg", 256),
-    "256_raw": Preset("raw", 256),
-    "raw": Preset("raw", None),
+    "500_jpeg90": Preset(
+        "jpg", 500, 90, "longer side at most 500 px, JPEG quality 90; most of ImageNet keeps its size"
+    ),
+    "val": Preset("jpg", 1000, 95, "for evaluation: longer side at most 1000 px, JPEG quality 95"),
+    "256_jpeg90": Preset("jpg", 256, 90, "longer side at most 256 px, JPEG quality 90; not the paper's pixels"),
+    "256_raw": Preset("raw", 256, 100, "longer side at most 256 px, decoded; fastest; not the paper's pixels"),
+    "raw": Preset("raw", None, 100, "full size, decoded; for small pictures"),
 }
+
+
+def default_preset(name: str, split: str) -> str:
+    """Key of PRESETS for a split of a data set (key of SOURCES), when none is named."""
+    preset = SOURCES[name].preset
+    return "val" if split == "val" and PRESETS[preset].write_mode == "jpg" else preset
 
 
 def write_dataset(
@@ -51,15 +53,14 @@ def write_dataset(
     """Write <out>/<split>.beton and <split>.json for each split; returns the splits written, without those already
     there.
 
-    `name` is a key of SOURCES, `root` its folder, `preset` a key of PRESETS (None: the source's own). A file that is
+    `name` is a key of SOURCES, `root` its folder, `preset` a key of PRESETS (None: `default_preset`). A file that is
     there but was made from something else is only replaced with `overwrite`. Raises ValueError for bad arguments,
-    missing data, unreadable pictures (all listed) or another writer at work, RuntimeError if a worker process died;
-    then no new file is left.
+    missing data, unreadable pictures (all listed) or another writer at work, RuntimeError if a worker process died or
+    the disk is full. What was complete then stays in <split>.beton.tmp, and the next call continues behind it.
     """
     if name not in SOURCES:
         raise ValueError(f"source {name} is unknown; choose one of {', '.join(SOURCES)}")
-    preset = preset or SOURCES[name].preset
-    if preset not in PRESETS:
+    if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset {preset} is unknown; choose one of {', '.join(PRESETS)}")
     workers = cores() if workers is None else workers
     if workers < 1:
@@ -67,10 +68,11 @@ def write_dataset(
     written = []
     with only_writer(out):
         for split in splits:
-            if not overwrite and _present(name, out, split, preset):
+            chosen = preset or default_preset(name, split)
+            if not overwrite and _present(name, out, split, chosen):
                 continue
             source = open_source(name, root, split)
-            _write_split(source, name, split, out, preset, workers, report or (lambda *_: None))
+            _write_split(source, name, split, out, chosen, workers, report or (lambda *_: None))
             written.append(split)
     return written
 
@@ -140,43 +142,72 @@ def _present(name: str, out: str, split: str, preset: str) -> bool:
 
 
 def _write_split(source: Source, name: str, split: str, out: str, preset: str, workers: int, report: Report) -> None:
-    path, description = beton_path(out, split), manifest_path(out, split)
+    path, how = beton_path(out, split), PRESETS[preset]
+    encoding = {"write_mode": how.write_mode, "max_resolution": how.max_resolution, "jpeg_quality": how.jpeg_quality}
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "source": name,
+        "split": split,
+        "n": len(source),
+        "num_classes": len(source.classes),
+        "classes": list(source.classes),
+        "preset": preset,
+        **encoding,
+        "restart": how.write_mode == "jpg",
+        "labels_sha256": label_hash(source.labels),
+        "ffcv": metadata.version("ffcv"),
+    }
     try:
-        encoding = asdict(PRESETS[preset])
-        write_beton(source, path + ".tmp", encoding, workers, f"{split}, pictures", report)
+        with BetonFile(path + ".tmp", len(source), {**facts, "pictures": _names_hash(source)}) as file:
+            first, seconds = file.done, _fill(file, source, how, workers, split, report)
+            file.finish()
+        size = os.path.getsize(path + ".tmp")
         content = {
-            "format_version": FORMAT_VERSION,
-            "source": name,
-            "split": split,
-            "n": len(source),
-            "num_classes": len(source.classes),
-            "classes": list(source.classes),
-            "preset": preset,
-            **encoding,
-            "size_bytes": os.path.getsize(path + ".tmp"),
+            **facts,
+            "size_bytes": size,
             "sha256": _sha256(path + ".tmp", f"{split}, checksum, MiB", report),
-            "labels_sha256": label_hash(source.labels),
-            "ffcv": metadata.version("ffcv"),
+            "mb_per_1000": round(size / len(source) / 1000, 3),
+            # of the pictures written by the last call, if earlier ones were broken off
+            "seconds_per_1000": round(1000 * seconds / (len(source) - first), 3) if first < len(source) else None,
+            "workers": workers,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        with open(description + ".tmp", "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-        # In this order a crash leaves a manifest without a file, which counts as nothing; never a file with the wrong
-        # one.
-        with suppress(FileNotFoundError):
-            os.remove(path)
-        _publish(description)
-        _publish(path)
-    finally:
-        for unfinished in (path + ".tmp", description + ".tmp"):
-            with suppress(FileNotFoundError):
-                os.remove(unfinished)
-
-
-def _publish(path: str) -> None:
-    with open(path + ".tmp", "rb") as file:
-        os.fsync(file.fileno())
+    except OSError as error:
+        raise RuntimeError(f"{path}.tmp cannot be written ({error}); make room, the same command continues") from error
+    # In this order a crash leaves a manifest without a file, which counts as nothing; never a file with the wrong one.
+    with suppress(FileNotFoundError):
+        os.remove(path)
+    write_atomic(Path(manifest_path(out, split)), json.dumps(content, indent=1))
     os.replace(path + ".tmp", path)
+    file.forget()
+
+
+def _fill(file: BetonFile, source: Source, how: Preset, workers: int, split: str, report: Report) -> float:
+    """Add all pictures that the file lacks; seconds it took. Raises ValueError listing the bad ones, all read first."""
+    first, start, bad = file.done, time.monotonic(), []
+    what = f"{split}, pictures" if first == 0 else f"{split}, pictures after the {first:,} that are there"
+    with closing(encoded(source, how, first, workers)) as pictures:
+        for index, stored in enumerate(pictures, first):
+            if isinstance(stored, str):
+                bad.append(f"\n  {source.describe(index)}: {stored}")
+            elif not bad:
+                file.add(stored, int(source.labels[index]))
+            report(what, index + 1 - first, len(source) - first, time.monotonic() - start)
+    if bad:
+        more = f"\n  and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+        raise ValueError(
+            f"{len(bad)} of {len(source)} pictures cannot be stored; replace or remove them:"
+            f"{''.join(bad[:LISTED])}{more}"
+        )
+    return time.monotonic() - start
+
+
+def _names_hash(source: Source) -> str:
+    """Tells apart two states of a folder, so that a broken off file is not continued with other pictures."""
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        digest.update(source.describe(index).encode(errors="surrogateescape") + b"\n")
+    return digest.hexdigest()
 
 
 def _sha256(path: str, what: str, report: Report) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from gsam.data import SPLITS, open_source, subset
-from gsam.data.beton import LISTED, Report, exit_without
+from gsam.data.encoding import LISTED, Report, exit_without
 from gsam.data.sources import ImageFolder, Source, imagefolder
 
 from .corruptions import JPEG85, corrupt, length_scale, preset_for

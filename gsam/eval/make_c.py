@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gsam.data.beton import Report
+from gsam.data.encoding import Report
 from gsam.data.write import only_writer, write_source
 from gsam.files import write_atomic
 
