@@ -15,9 +15,10 @@ from numba import njit, prange
 from numba import types as nb
 from numba.extending import register_jitable
 
-from gsam.data import bilinear, keyed
+from gsam.data import bilinear, jpeg, keyed
 from gsam.data.bilinear import resize_crop
 from gsam.data.ffcv_guard import cacheable
+from gsam.data.jpeg import cut
 from gsam.data.keyed import eval_geometry, flipped, inception_box, torchvision_box
 
 for function in (
@@ -30,6 +31,10 @@ for function in (
     keyed.eval_geometry,
     bilinear.taps,
     bilinear.resize_crop,
+    jpeg.scan_header,
+    jpeg.find_intervals,
+    jpeg.copy,
+    jpeg.cut,
 ):
     register_jitable(function)
 
@@ -48,7 +53,7 @@ compiled_parallel = njit(nogil=True, cache=cacheable(), parallel=True)
 JPEG = 0  # FFCV's mode of a compressed picture; 1 is raw
 INCEPTION, TORCHVISION, WHOLE = 0, 1, 2
 NUM_PARAMETERS = 8  # training: seed, epoch, crop rule, area least and most, aspect least and most, flip probability
-GOOD, BAD = 0, 1  # status of a picture
+GOOD, UNDECODABLE = 0, 1  # status of a picture
 
 
 @compiled
@@ -81,22 +86,23 @@ def resize_area(pixels, top, left, rows, columns, out):
 
 
 @compiled
-def train_picture(pixels, index, parameters, out):
-    """Crop, resize and flip one picture into `out`."""
-    height, width = pixels.shape[0], pixels.shape[1]
+def training_box(index, height, width, parameters):
+    """(top, left, rows, columns) of the picture's crop, pixels."""
     seed, epoch, rule = np.int64(parameters[0]), np.int64(parameters[1]), np.int64(parameters[2])
     area_min, area_max, aspect_min, aspect_max = parameters[3], parameters[4], parameters[5], parameters[6]
-    top, left, rows, columns = 0, 0, height, width
     if rule == INCEPTION:
-        top, left, rows, columns = inception_box(
-            seed, epoch, index, height, width, area_min, area_max, aspect_min, aspect_max
-        )
-    elif rule == TORCHVISION:
-        top, left, rows, columns = torchvision_box(
-            seed, epoch, index, height, width, area_min, area_max, aspect_min, aspect_max
-        )
+        return inception_box(seed, epoch, index, height, width, area_min, area_max, aspect_min, aspect_max)
+    if rule == TORCHVISION:
+        return torchvision_box(seed, epoch, index, height, width, area_min, area_max, aspect_min, aspect_max)
+    return 0, 0, height, width
+
+
+@compiled
+def resize_and_flip(pixels, box, index, parameters, out):
+    """Resize a box of `pixels` into `out` and mirror it where the draw says so."""
+    top, left, rows, columns = box
     resize_area(pixels, top, left, rows, columns, out)
-    if flipped(seed, epoch, index, parameters[7]):
+    if flipped(np.int64(parameters[0]), np.int64(parameters[1]), index, parameters[7]):
         for row in range(out.shape[0]):
             for left_column in range(out.shape[1] // 2):
                 right_column = out.shape[1] - 1 - left_column
@@ -122,22 +128,24 @@ def eval_picture(pixels, resize, out):
 
 @compiled
 def train_one(index, out, parameters, status, field, storage):
-    status[0] = BAD  # stays so if anything fails: parallel loops swallow exceptions
+    status[0] = UNDECODABLE  # stays so if anything fails: parallel loops swallow exceptions
     data = stored_bytes(field, storage)
     height, width = np.int64(field["height"]), np.int64(field["width"])
+    top, left, rows, columns = training_box(index, height, width, parameters)
     if field["mode"] == JPEG:
-        pixels, failed = decode_jpeg(data, height, width)
+        part, part_top, part_left, part_height, part_width = cut(data, height, width, top, left, rows, columns)
+        pixels, failed = decode_jpeg(part, part_height, part_width)
         if failed == 0:
-            train_picture(pixels, index, parameters, out)
+            resize_and_flip(pixels, (top - part_top, left - part_left, rows, columns), index, parameters, out)
             status[0] = GOOD
     elif data.size == 3 * height * width:
-        train_picture(data.reshape((height, width, 3)), index, parameters, out)
+        resize_and_flip(data.reshape((height, width, 3)), (top, left, rows, columns), index, parameters, out)
         status[0] = GOOD
 
 
 @compiled
 def eval_one(out, parameters, status, field, storage):
-    status[0] = BAD
+    status[0] = UNDECODABLE
     data = stored_bytes(field, storage)
     height, width = np.int64(field["height"]), np.int64(field["width"])
     if field["mode"] == JPEG:
