@@ -13,11 +13,15 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from torch import Tensor
+
+from gsam.data.augment_config import AugmentConfig
+from gsam.data.augment_config import Crop as Crop
+from gsam.data.augment_config import RandAugment as RandAugment
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,14 +39,6 @@ class Backend(Enum):
     folder = "folder"
 
 
-class Crop(Enum):
-    """Rule of the training crop; see gsam.data.keyed."""
-
-    inception = "inception"
-    torchvision = "torchvision"
-    none = "none"
-
-
 class Order(Enum):
     """Order of a training epoch; see gsam.data.order."""
 
@@ -56,14 +52,6 @@ class OnBad(Enum):
 
     stop = "stop"
     skip = "skip"
-
-
-class RandAugment(Enum):
-    """Whose operations; see gsam.augment."""
-
-    none = "none"
-    official = "official"
-    timm = "timm"
 
 
 @dataclass
@@ -93,39 +81,6 @@ class DataConfig:
     """
     on_bad: OnBad = OnBad.stop
     """A training picture that cannot be read ends the training (stop), or another of its batch takes its place (skip)."""
-
-
-@dataclass
-class AugmentConfig:
-    """One transform for both backends: sizes in pixels, `mean` and `std` on the scale 0 to 1 (applied by the trainer
-    on the device).
-    """
-
-    size: int = 224
-    """Side of the square training and evaluation picture."""
-    crop: Crop = Crop.inception
-    area: list[float] = field(default_factory=lambda: [0.05, 1.0])
-    """Range of the crop's area, fractions of the picture."""
-    aspect: list[float] = field(default_factory=lambda: [0.75, 1.3333333])
-    """Range of the crop's width / height."""
-    flip: float = 0.5
-    """Probability of a horizontal flip."""
-    mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
-    std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
-    eval_resize: int = 256
-    """Shorter side before the centre crop of evaluation."""
-    randaugment: RandAugment = RandAugment.none
-    """official: the operations of the paper's code; timm: timm's, in Pillow on the host, slow."""
-    layers: int = 2
-    """Operations of RandAugment that a picture goes through."""
-    magnitude: int = 10
-    """Strength of RandAugment's operations, 0 to 20."""
-    color_jitter: float = 0.0
-    """s: brightness, contrast and saturation change by factors from 1 - s to 1 + s."""
-    mixup: float = 0.0
-    """p of mixup's Beta(p, p); 0: none. With cutmix too, each step draws one of the two."""
-    cutmix: float = 0.0
-    """p of cutmix's Beta(p, p); 0: none."""
 
 
 class SourceInfo(NamedTuple):
