@@ -29,11 +29,9 @@ def draw(seed: int, step: int, part: int, mixup: float, cutmix: float, height: i
     a = rng.beta(cutmix, cutmix) if cut else rng.beta(mixup, mixup)
     if not cut:
         return Mix(max(a, 1 - a))
-    row, column = rng.integers((height, width))
-    half = np.sqrt(1 - a) * np.array([height, width]) / 2
-    low = np.maximum(np.rint([row, column] - half).astype(int), 0)
-    high = np.minimum(np.rint([row, column] + half).astype(int), (height, width))
-    (top, left), (bottom, right) = low.tolist(), high.tolist()
+    sides = np.rint(np.sqrt(1 - a) * np.array([height, width])).astype(int)
+    start = rng.integers((height, width)) - sides // 2
+    (top, left), (bottom, right) = np.maximum(start, 0).tolist(), np.minimum(start + sides, (height, width)).tolist()
     return Mix(1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right))
 
 

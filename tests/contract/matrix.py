@@ -120,7 +120,9 @@ def grouped_vanilla(case: Case) -> Any:
     return GroupedVanilla(group_size=LOCAL_BATCH // case.groups) if case.local else VanillaEstimator()
 
 
-def stepper(case: Case, method: Any = None, *, alone: bool = False, accumulate: int | None = None) -> Stepper:
+def stepper(
+    case: Case, method: Any = None, *, alone: bool = False, accumulate: int | None = None, augment: dict | None = None
+) -> Stepper:
     """A Stepper for the case in this process. alone: the same global batch and groups in ONE process."""
     world = 1 if alone else case.world
     rank = dist.get_rank() if world > 1 else 0
@@ -133,7 +135,7 @@ def stepper(case: Case, method: Any = None, *, alone: bool = False, accumulate: 
         model=ModelConfig(
             name="contract_net", kwargs={"kind": case.net}, drop_path=0.3 if case.net == "drop_path" else 0.0
         ),
-        augment=AugmentConfig(size=8),
+        augment=AugmentConfig(size=8, **(augment or {})),
         train=TrainConfig(
             epochs="20st", batch_size=LOCAL_BATCH * case.world, precision=case.precision, compile=case.compile,
             accumulate=accumulate or case.accumulate, clip_norm=1.0, seed=3, non_finite=NonFinite.skip,
@@ -145,7 +147,7 @@ def stepper(case: Case, method: Any = None, *, alone: bool = False, accumulate: 
     return made
 
 
-def batches(made: Stepper) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def batches(made: Stepper) -> list[tuple[torch.Tensor, ...]]:
     """This rank's blocks of the step's global batches, drawn from the step alone. Classes differ in mean colour."""
     runtime, count, total = made.runtime, made.config.optimizer.batches_per_step, made.config.train.batch_size
     result = []
@@ -154,7 +156,9 @@ def batches(made: Stepper) -> list[tuple[torch.Tensor, torch.Tensor]]:
         y = torch.randint(0, 5, (total,), generator=generator)
         noise = torch.randint(0, 80, (total, 3, 8, 8), generator=generator, dtype=torch.uint8)
         x = noise + (40 * y).to(torch.uint8).view(-1, 1, 1, 1)
-        result.append((x.chunk(runtime.world)[runtime.rank], y.chunk(runtime.world)[runtime.rank]))
+        keys = torch.stack([torch.full((total,), made.step), torch.arange(total)], dim=1)
+        batch = (x, y, keys) if made.augment.needs_keys else (x, y)
+        result.append(tuple(t.chunk(runtime.world)[runtime.rank] for t in batch))
     return result
 
 
