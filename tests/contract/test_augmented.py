@@ -21,19 +21,17 @@ def case(method="gsam", net="plain", world=1, accumulate=1, groups=1):
     return Case(method, Precision.fp32, world, accumulate, groups, net)
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
-@pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("augment", [MIXUP, EVERYTHING], ids=["mixup", "everything"])
-@pytest.mark.parametrize("method", ["sam", "gsam"])
+@pytest.mark.parametrize(
+    ("method", "augment", "groups", "accumulate"),
+    [("gsam", MIXUP, 1, 1), ("gsam", MIXUP, 4, 4), ("sam", EVERYTHING, 4, 1), ("asam", EVERYTHING, 1, 4)],
+)
 def test_without_radius_mixed_steps_are_vanillas_bit_for_bit(method, augment, groups, accumulate):
     """A second draw for the second pass would differ at once."""
     c = case(method, "bn", groups=groups, accumulate=accumulate)
     ours = advance(stepper(c, estimator(c, rho=0.0), augment=augment), 3)
     vanilla = advance(stepper(c, grouped_vanilla(c), augment=augment), 3)
     assert_equal(weights(ours), weights(vanilla))
-    assert not all(
-        torch.equal(a, b) for a, b in zip(weights(ours).values(), weights(advance(stepper(c), 3)).values(), strict=True)
-    )
+    assert not torch.equal(ours.params[0], advance(stepper(c), 3).params[0])
 
 
 def test_both_passes_see_the_same_mixed_images():

@@ -120,8 +120,8 @@ def decided(name, magnitude):
 @pytest.mark.parametrize("magnitude", [3, 10, 15])
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_an_operation_is_what_its_definition_says(name, magnitude):
-    """Both signs in one batch; equal in every pixel, but that a turned position may be rounded to the neighbour in 0.5 % of them,
-    and that those of a shear which lie in the middle of two pixels are left out."""
+    """Both signs in one batch; equal in every pixel, but that a turned position may be rounded to the neighbour in 0.5 % of
+    them, and that those of a shear which lie in the middle of two pixels are left out."""
     picture = calibration()
     for ours, sign in zip(run(name, [picture] * 2, magnitude, [1, -1]), (1, -1), strict=True):
         differing = (ours != DEFINITIONS[name](picture, magnitude, sign)).any(2)[decided(name, magnitude)].mean()
