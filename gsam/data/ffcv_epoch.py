@@ -19,13 +19,14 @@ from ffcv.loader.epoch_iterator import EpochIterator
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.pipeline_spec import PipelineSpec
+from ffcv.reader import Reader
 
 from gsam.data import ffcv_guard as guard
 from gsam.data import ffcv_kernels as kernels
 
 FIRST_BATCH_S = 300.0  # numba compiles in it, and a cold disk is read
 NEXT_BATCH_S = 900.0
-IMAGES, PARAMETERS, STATUS = 0, 1, 2  # buffers of the decoder
+IMAGES, PARAMETERS, EXPECTED, STATUS = range(4)  # buffers of the decoder
 
 
 class Decoder(Operation):
@@ -37,7 +38,7 @@ class Decoder(Operation):
 
     def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, tuple[AllocationQuery, ...]]:
         shape = (self.size, self.size, 3)
-        buffers = ((shape, "u1"), ((kernels.NUM_PARAMETERS,), "f8"), ((1,), "u1"))
+        buffers = ((shape, "u1"), ((kernels.NUM_PARAMETERS,), "f8"), ((1,), "i8"), ((1,), "u1"))
         state = replace(previous_state, jit_mode=True, shape=shape, dtype=np.dtype("u1"))
         return state, tuple(AllocationQuery(size, np.dtype(kind)) for size, kind in buffers)
 
@@ -58,12 +59,21 @@ def open_loader(path: str, *, train: bool, size: int, batch_size: int, workers: 
                 os_cache=True,
                 order=OrderOption.SEQUENTIAL,  # unused: each Epoch is given its order
                 drop_last=False,
-                pipelines={"image": PipelineSpec("image", decoder=Decoder(kernel, size)), "label": None},
+                pipelines={
+                    "image": PipelineSpec("image", decoder=Decoder(kernel, size)),
+                    "label": None,
+                    "checksum": None,
+                },
             )
         except (AssertionError, ValueError, IndexError, OSError) as error:
             raise ValueError(
                 f"{path} is not a readable .beton file ({type(error).__name__}: {error}); write or copy it again"
             ) from error
+
+
+def stored_numbers(reader: Reader, field: str) -> np.ndarray:
+    """A field of numbers ("label", "checksum") of all samples, int64 (N,)."""
+    return reader.metadata[f"f{reader.field_names.index(field)}"]
 
 
 class Epoch(EpochIterator):
@@ -85,6 +95,7 @@ class Epoch(EpochIterator):
     def start(self) -> None:
         decoder = next(iter(self.loader.graph.root_nodes))
         self.buffers = self.memory_allocations["operation"][decoder.id]
+        self.checksums = stored_numbers(self.loader.reader, "checksum")
         self.buffers[PARAMETERS][:] = self.values  # the epoch's own: iterators of other epochs have other buffers
         self.slots = len(self.buffers[IMAGES])
         self.released = [torch.cuda.Event() for _ in range(self.slots)] if self.device is not None else None
@@ -99,6 +110,7 @@ class Epoch(EpochIterator):
                 slot = number % self.slots
                 if self.released and number >= self.slots:
                     self.released[slot].synchronize()  # copies of this slot to the device have ended
+                self.buffers[EXPECTED][slot, : len(indices), 0] = self.checksums[indices]
                 (images,) = self.run_pipeline(number, indices, slot, None)
                 if not self._put((slot, images)):
                     return

@@ -15,8 +15,9 @@ from numba import njit, prange
 from numba import types as nb
 from numba.extending import register_jitable
 
-from gsam.data import bilinear, jpeg, keyed
+from gsam.data import bilinear, checksum, jpeg, keyed
 from gsam.data.bilinear import resize_crop
+from gsam.data.checksum import add_up
 from gsam.data.ffcv_guard import cacheable
 from gsam.data.jpeg import cut
 from gsam.data.keyed import eval_geometry, flipped, inception_box, torchvision_box
@@ -31,6 +32,7 @@ for function in (
     keyed.eval_geometry,
     bilinear.taps,
     bilinear.resize_crop,
+    checksum.add_up,
     jpeg.scan_header,
     jpeg.find_intervals,
     jpeg.copy,
@@ -53,7 +55,7 @@ compiled_parallel = njit(nogil=True, cache=cacheable(), parallel=True)
 JPEG = 0  # FFCV's mode of a compressed picture; 1 is raw
 INCEPTION, TORCHVISION, WHOLE = 0, 1, 2
 NUM_PARAMETERS = 8  # training: seed, epoch, crop rule, area least and most, aspect least and most, flip probability
-GOOD, UNDECODABLE = 0, 1  # status of a picture
+GOOD, UNDECODABLE, CHANGED = 0, 1, 2  # status of a picture; CHANGED: since it was written, by its checksum
 
 
 @compiled
@@ -127,9 +129,12 @@ def eval_picture(pixels, resize, out):
 
 
 @compiled
-def train_one(index, out, parameters, status, field, storage):
+def train_one(index, out, parameters, expected, status, field, storage):
     status[0] = UNDECODABLE  # stays so if anything fails: parallel loops swallow exceptions
     data = stored_bytes(field, storage)
+    if add_up(data) != expected[0]:
+        status[0] = CHANGED
+        return
     height, width = np.int64(field["height"]), np.int64(field["width"])
     top, left, rows, columns = training_box(index, height, width, parameters)
     if field["mode"] == JPEG:
@@ -144,9 +149,12 @@ def train_one(index, out, parameters, status, field, storage):
 
 
 @compiled
-def eval_one(out, parameters, status, field, storage):
+def eval_one(out, parameters, expected, status, field, storage):
     status[0] = UNDECODABLE
     data = stored_bytes(field, storage)
+    if add_up(data) != expected[0]:
+        status[0] = CHANGED
+        return
     height, width = np.int64(field["height"]), np.int64(field["width"])
     if field["mode"] == JPEG:
         pixels, failed = decode_jpeg(data, height, width)
@@ -162,33 +170,33 @@ def eval_one(out, parameters, status, field, storage):
 # broken state.
 @compiled
 def train_serial(indices, buffers, metadata, storage):
-    images, parameters, status = buffers
+    images, parameters, expected, status = buffers
     for i in range(len(indices)):
         index = np.int64(indices[i])
-        train_one(index, images[i], parameters[i], status[i], metadata[index], storage)
+        train_one(index, images[i], parameters[i], expected[i], status[i], metadata[index], storage)
     return images[: len(indices)]
 
 
 @compiled_parallel
 def train_parallel(indices, buffers, metadata, storage):
-    images, parameters, status = buffers
+    images, parameters, expected, status = buffers
     for i in prange(len(indices)):
         index = np.int64(indices[i])
-        train_one(index, images[i], parameters[i], status[i], metadata[index], storage)
+        train_one(index, images[i], parameters[i], expected[i], status[i], metadata[index], storage)
     return images[: len(indices)]
 
 
 @compiled
 def eval_serial(indices, buffers, metadata, storage):
-    images, parameters, status = buffers
+    images, parameters, expected, status = buffers
     for i in range(len(indices)):
-        eval_one(images[i], parameters[i], status[i], metadata[np.int64(indices[i])], storage)
+        eval_one(images[i], parameters[i], expected[i], status[i], metadata[np.int64(indices[i])], storage)
     return images[: len(indices)]
 
 
 @compiled_parallel
 def eval_parallel(indices, buffers, metadata, storage):
-    images, parameters, status = buffers
+    images, parameters, expected, status = buffers
     for i in prange(len(indices)):
-        eval_one(images[i], parameters[i], status[i], metadata[np.int64(indices[i])], storage)
+        eval_one(images[i], parameters[i], expected[i], status[i], metadata[np.int64(indices[i])], storage)
     return images[: len(indices)]

@@ -15,6 +15,7 @@ import torch
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from gsam.data import AugmentConfig, Backend, Crop, DataConfig, build_loader, check, num_classes, open_source, prepare
+from gsam.data.checksum import checksum
 from gsam.data.keyed import epoch_order, eval_geometry, flipped, inception_box, torchvision_box
 from gsam.data.write import write_dataset
 from tests.photos import CLASSES, TRAIN_PER_CLASS, VAL_PER_CLASS, make_folder
@@ -238,22 +239,73 @@ def damaged(photos, tmp_path, change, betons="jpeg"):
     return DataConfig("imagefolder", Backend.ffcv, str(photos), ffcv_root=str(tmp_path / betons))
 
 
+def change_picture(photos, betons, number, change, keep_checksum=True):
+    """For `damaged`: `change` the stored bytes of a training picture; else the stored checksum too, as if so written."""
+    reader = loader(config(photos, betons=betons))._loader.reader
+    start, size = (int(reader.alloc_table[key][number]) for key in ("ptr", "size"))
+    was = int(reader.metadata["f2"][number]).to_bytes(8, "little", signed=True)
+
+    def apply(content):
+        picture = np.frombuffer(content, np.uint8)[start : start + size]
+        change(picture)
+        now = checksum(picture).to_bytes(8, "little", signed=True)
+        del picture  # else the bytearray cannot be replaced
+        if not keep_checksum:
+            at = content.index(was)
+            content[at : at + 8] = now
+
+    return apply
+
+
+def zero_start(picture):
+    picture[:200] = 0
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_undecodable_jpeg_is_an_error_that_names_the_sample(photos, tmp_path, workers):
     if workers > len(os.sched_getaffinity(0)):
         pytest.skip("needs two cores")
-    reader = loader(config(photos, betons="jpeg"))._loader.reader
-    start = int(reader.metadata["f0"]["data_ptr"][17])
-
-    def zero(content):
-        content[start : start + 200] = bytes(200)
-
-    data = damaged(photos, tmp_path, zero)
+    data = damaged(photos, tmp_path, change_picture(photos, "jpeg", 17, zero_start, keep_checksum=False))
     data.workers = workers
-    with pytest.raises(RuntimeError, match=r"train\.beton: sample 17 \(class n02\) cannot be decoded; the file is damaged"):
+    with pytest.raises(
+        RuntimeError, match=r"train\.beton: sample 17 \(class n02\) cannot be decoded; the file is damaged"
+    ):
         for _ in range(2):  # 40 of 42 pictures an epoch
             for epoch in range(2):
                 list(loader(data).epoch(epoch))
+
+
+def one_bit(picture):
+    picture[len(picture) // 2] ^= 1
+
+
+@pytest.mark.parametrize("betons, train", [("jpeg", True), ("ffcv", True), ("jpeg", False)])
+def test_one_changed_bit_is_noticed_in_training_and_evaluation(photos, tmp_path, betons, train):
+    """In raw pixels it would never be seen; a JPEG decodes to something else without a word."""
+    data = damaged(photos, tmp_path, change_picture(photos, betons, 17, one_bit), betons)
+    reading = build_loader(data, SMALL, "train", batch_size=4, rank=0, world=1, seed=3, train=train)
+    with pytest.raises(RuntimeError, match=r"sample 17 \(class n02\) is not what was written: its checksum differs"):
+        for epoch in range(2):
+            list(reading.epoch(epoch))
+
+
+def test_training_pixels_of_cut_jpegs_are_those_of_whole_ones(photos):
+    """The loader decodes what a box needs; here every picture is decoded whole, then the same box is resized."""
+    training = loader(config(photos, betons="jpeg"))
+    kernels, reader = training._ffcv.kernels, training._loader.reader
+    mapped, order = np.memmap(reader._fname, np.uint8, mode="r"), training.order(1)
+    images, _ = all_of(training.epoch(1))
+    for image, index in zip(images.permute(0, 2, 3, 1).numpy(), order.tolist(), strict=True):
+        field, (_, start, size) = reader.metadata["f0"][index], reader.alloc_table[index].tolist()
+        height, width = int(field["height"]), int(field["width"])
+        pixels, failed = kernels.decode_jpeg(np.array(mapped[start : start + size]), height, width)
+        wanted, box = (
+            np.empty((48, 48, 3), np.uint8),
+            inception_box(3, 1, index, height, width, 0.05, 1.0, 0.75, 1.3333333),
+        )
+        kernels.resize_area(pixels, *box, wanted)
+        assert failed == 0
+        assert np.array_equal(image, wanted[:, ::-1] if flipped(3, 1, index, 0.5) else wanted)
 
 
 def test_a_truncated_file_is_refused(photos, tmp_path):
