@@ -29,7 +29,7 @@ SMALL = [
     "train.keep_every=2000st",
 ]  # fmt: skip
 ENDLESS = ["train.epochs=100000000st", "schedule.warmup_steps=100"]
-START_S = 300  # a start that takes longer hangs
+START_S = 900  # a start that takes longer hangs, also on a busy machine
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 REQUEUE = 75
 
