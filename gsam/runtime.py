@@ -99,6 +99,14 @@ class Runtime:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def total(self, value: int) -> int:
+        """Collective: the sum of `value` over the ranks."""
+        if self.world == 1:
+            return value
+        box = torch.tensor(value, device=self.device)
+        dist.all_reduce(box)
+        return int(box)
+
     def peak_memory_mb(self) -> float:
         """Peak memory of this process so far in MiB: allocated on the GPU, or resident on the CPU."""
         if self.device.type == "cuda":

@@ -46,7 +46,7 @@ class Trainer:
         )
         self.total_steps = self.stepper.total_steps
         self.stop_step = min(self.total_steps, config.train.max_steps or self.total_steps)
-        self.best_top1, self.seconds, self.text = -1.0, 0.0, ""
+        self.best_top1, self.seconds, self.text, self.skipped_before = -1.0, 0.0, "", 0
         self.meter = Meter()
 
     @property
@@ -197,6 +197,7 @@ class Trainer:
         if self.config.train.precision is Precision.fp16:
             row["loss_scale"] = self.stepper.scaler.get_scale()
         row |= {f"skipped_{which}": count for which, count in self.stepper.skipped.items()}
+        row["skipped_pictures"] = self._skipped_pictures()
         self.log.write({"kind": "train", "step": self.step, "epoch": self._epoch(), **row})
         self.text = f"loss {row.get('loss', math.nan):.3f} · {row['images_per_s']:.0f} images/s"
 
@@ -224,11 +225,18 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager:
         return self.runtime.autocast(self.config.train.precision)
 
+    def _skipped_pictures(self) -> int | None:
+        """Collective: bad pictures so far that others stood in for, on all ranks; None where none may be."""
+        if self.config.data.on_bad is data.OnBad.stop:
+            return None
+        return self.skipped_before + self.runtime.total(self.train_loader.skipped)
+
     def _save(self, names: list[str]) -> None:
+        skipped = self._skipped_pictures()
         if self.runtime.is_main:
             state = self.stepper.state_dict() | {
                 "best_top1": self.best_top1, "seconds": self.seconds + time.monotonic() - self.began,
-                "config_hash": run_hash(self.config), "num_classes": self.train_loader.num_classes,
+                "skipped_pictures": skipped, "config_hash": run_hash(self.config), "num_classes": self.train_loader.num_classes,
                 "meter": self.meter.state_dict(), **resume.facts(self.config, self.runtime),
             }  # fmt: skip
             self.writer.save(names, state)
@@ -244,6 +252,7 @@ class Trainer:
         self.stepper.load_state_dict(state)
         self.meter.load_state_dict(state["meter"], self.runtime.device)
         self.best_top1, self.seconds = state["best_top1"], state["seconds"]
+        self.skipped_before = state.get("skipped_pictures") or 0  # not in checkpoints of earlier versions
         self.runtime.on_main(lambda: self.log.truncate(self.step))
 
     # ---- small parts ------------------------------------------------------------------------------------------------
