@@ -95,13 +95,22 @@ class SourceInfo(NamedTuple):
     automatic: bool = False  # small enough for prepare() to write its .beton files
 
 
-_FOLDERS, _FASHION = "gsam.data.sources:", "gsam.data.fashion_mnist:"
+_FOLDERS, _FASHION, _TORCHVISION = "gsam.data.sources:", "gsam.data.fashion_mnist:", "gsam.data.torchvision_sets:"
 SOURCES = {
     "imagenet": SourceInfo(_FOLDERS + "imagenet", _FOLDERS + "imagenet_classes", "500_jpeg90", num_classes=1000),
     "imagefolder": SourceInfo(_FOLDERS + "imagefolder", _FOLDERS + "imagefolder_classes", "500_jpeg90"),
     "fashion_mnist": SourceInfo(
         _FASHION + "fashion_mnist", _FASHION + "fashion_mnist_classes", "raw", num_classes=10, automatic=True
     ),
+    **{
+        name: SourceInfo(_TORCHVISION + name, f"{_TORCHVISION}{name}_classes", preset, num_classes=classes)
+        for name, preset, classes in (
+            ("cifar10", "raw", 10),
+            ("cifar100", "raw", 100),
+            ("flowers102", "500_jpeg90", 102),
+            ("pets", "500_jpeg90", 37),
+        )
+    },
 }
 
 

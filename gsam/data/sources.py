@@ -1,12 +1,13 @@
 """Sources: the pictures of a split by index, as uint8 RGB arrays. The folder backend and the FFCV writer read the
-same ones.
+same ones. ImageNet and any other data set may lie in class folders or in Hugging Face's parquet files, ImageNet also in
+its official archives.
 """
 
 from __future__ import annotations
 
 import importlib.resources
 import os
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,7 +17,7 @@ IMAGENET = "ImageNet's 1000 (timm's imagenet_synsets.txt)"
 
 
 class Source(Protocol):
-    """A map-style data set whose order never changes: class by class, names sorted."""
+    """A map-style data set whose order never changes: where it is not that of its files, class by class, names sorted."""
 
     classes: tuple[str, ...]
     labels: np.ndarray
@@ -74,15 +75,26 @@ class ImageFolder:
         return os.path.join(self.folder, self._folders[self._folder[index]], os.fsdecode(self.names[index]))
 
 
-def imagefolder(root: str, split: str) -> ImageFolder:
-    """Any data set in ImageNet's layout. Raises ValueError as `imagefolder_classes`, and for a class without
-    pictures.
+def imagefolder(root: str, split: str) -> Source:
+    """Any data set in ImageNet's layout or in parquet files. Raises ValueError as `imagefolder_classes`, and for a class
+    without pictures.
     """
-    return ImageFolder(root, split, imagefolder_classes(root, split))
+    classes = imagefolder_classes(root, split)
+    if layout(root, split) == "parquet":
+        from gsam.data.parquet import Parquet
+
+        return Parquet(root, split, classes)
+    return ImageFolder(root, split, classes)
 
 
 def imagefolder_classes(root: str, split: str) -> tuple[str, ...]:
-    """The class folders, sorted. Raises ValueError if they are not there or train and val have different ones."""
+    """The class folders, sorted, or the names that the parquet files give. Raises ValueError if they are not there or
+    train and val have different ones.
+    """
+    if layout(root, split) == "parquet":
+        from gsam.data.parquet import class_names
+
+        return class_names(root, split)
     classes = _class_folders(root, split)
     other = os.path.join(root, "val" if split == "train" else "train")
     if os.path.isdir(other):
@@ -91,15 +103,26 @@ def imagefolder_classes(root: str, split: str) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def imagenet(root: str, split: str) -> ImageFolder:
+def imagenet(root: str, split: str) -> Source:
     """ImageNet-1k. Raises ValueError as `imagenet_classes`, and for a class without pictures."""
+    found = layout(root, split)
+    if found == "archive":
+        from gsam.data.ilsvrc import Archive
+
+        return Archive(root, split)
+    if found == "parquet":
+        from gsam.data.parquet import imagenet
+
+        return imagenet(root, split)
     return ImageFolder(root, split, imagenet_classes(root, split))
 
 
 def imagenet_classes(root: str, split: str) -> tuple[str, ...]:
     """The class folders, which must be exactly the 1000 of timm's list: then a label means what it means to any
-    ImageNet model.
+    ImageNet model. Archives and parquet files are compared with it when they are opened.
     """
+    if layout(root, split) != "folders":
+        return tuple(imagenet_synsets())
     classes = _class_folders(root, split)
     same_classes(f"data.root={root}", os.path.join(root, split), classes, imagenet_synsets(), IMAGENET)
     return tuple(classes)
@@ -111,16 +134,29 @@ def imagenet_synsets() -> list[str]:
     return text.split()
 
 
-def read_rgb(path: str) -> np.ndarray:
-    """A picture file as uint8 (H, W, 3) RGB; grey, CMYK, palette and alpha pictures are converted. Raises ValueError
-    naming the file.
+def layout(root: str, split: str) -> str:
+    """How the split lies in `root`: folders, archive or parquet; folders where there is nothing."""
+    from gsam.data import ilsvrc, parquet
+
+    folder = os.path.join(root, split)
+    if not root or os.path.isdir(folder) and not any(name.endswith(".parquet") for name in os.listdir(folder)):
+        return "folders"
+    if os.path.isfile(os.path.join(root, ilsvrc.ARCHIVES.get(split, ""))):
+        return "archive"
+    return "parquet" if parquet.files(root, split) else "folders"
+
+
+def read_rgb(file: str | IO[bytes], name: str | None = None) -> np.ndarray:
+    """A picture as uint8 (H, W, 3) RGB, from a file by its path, or opened and with a name for messages.
+
+    Grey, CMYK, palette and alpha pictures are converted. Raises ValueError naming the file.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(file) as picture:
             return np.asarray(picture.convert("RGB"))
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, DecompressionBombError, ...
         raise ValueError(
-            f"{path} cannot be decoded ({type(error).__name__}: {error}); replace or remove the file"
+            f"{name or file} cannot be decoded ({type(error).__name__}: {error}); replace or remove the file"
         ) from error
 
 
@@ -129,7 +165,7 @@ def _class_folders(root: str, split: str) -> list[str]:
     if not root or not os.path.isdir(folder):
         raise ValueError(
             f"data.root={root}: the folder {folder or split} does not exist; "
-            "set data.root to a folder with train/<class>/ and val/<class>/"
+            "set data.root to a folder with train/<class>/ and val/<class>/, parquet files or ImageNet's archives"
         )
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not classes:

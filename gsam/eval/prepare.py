@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -10,12 +9,12 @@ from pathlib import Path, PurePosixPath
 from omegaconf import OmegaConf
 
 from gsam.cli import CONFIGS
+from gsam.data.ilsvrc import DEVKIT, val_wnids
 from gsam.data.sources import imagenet_synsets
 
 from . import archives, layouts
 from .evalsets import EvalSet, check, open_pictures, rows
 
-DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 Report = Callable[[str, int, int, int], None]
 """(archive, its bytes read, its bytes, pictures so far)."""
 
@@ -107,7 +106,8 @@ def prepare(name: str, given: list[Path], to: Path, *, partial: bool, report: Re
     ValueError for wrong, damaged or missing archives, naming the archive and the way out.
     """
     files = find(name, given)
-    labels = _val_labels(files) if name == "val" else []
+    devkits = [file for file in files if name == "val" and "devkit" in file.name]
+    labels = val_wnids(devkits[0]) if devkits else []
     targets = {file: _target(name, file) for file in files if "devkit" not in file.name}
     for file, target in targets.items():
         _install(target, file, to, labels, partial, report)
@@ -226,19 +226,3 @@ def _check(target: Target, to: Path, unit: Path, origin: str, partial: bool) -> 
             )
         total += found
     return total
-
-
-def _val_labels(files: list[Path]) -> list[str]:
-    """The WordNet id of each validation picture by file number, from the devkit if it was given; torchvision checks its MD5."""
-    from torchvision.datasets.imagenet import load_meta_file, parse_devkit_archive
-
-    for file in files:
-        if "devkit" in file.name:
-            with tempfile.TemporaryDirectory() as folder:  # the parser leaves a file beside the archive
-                (Path(folder) / file.name).symlink_to(file.resolve())
-                try:
-                    parse_devkit_archive(folder, file.name)
-                except RuntimeError as error:
-                    raise ValueError(f"{file} is not the official {DEVKIT} (MD5 differs); download it again") from error
-                return load_meta_file(folder)[1]
-    return []

@@ -1,0 +1,112 @@
+"""ImageNet's official archives read where they lie, and unpacked: archives with the real class names and photographs."""
+
+import os
+import tarfile
+
+import numpy as np
+import pytest
+
+from gsam.data import class_names, open_source
+from gsam.data.ilsvrc import ARCHIVES, DEVKIT
+from gsam.data.sources import imagenet_synsets
+from tests.unit.sets import official
+from tests.unit.sets.official import write_tar
+
+VAL_CLASSES = [(i * 7) % 1000 for i in range(1000)]
+
+
+def train_files(each=1):
+    """n01440764.tar, ...: each with its pictures, not in the order of their names."""
+    for wnid in imagenet_synsets():
+        inner = [
+            (f"{wnid}_{number}.JPEG", official.photographs()[official.label_of(wnid)]) for number in range(each, 0, -1)
+        ]
+        yield wnid, inner
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory):
+    """The three archives as image-net.org gives them, with two pictures per class; and the devkit's MD5."""
+    folder = tmp_path_factory.mktemp("downloads")
+    scratch = folder / "inner.tar"
+    outer = ((f"{wnid}.tar", write_tar(scratch, inner).read_bytes()) for wnid, inner in train_files(2))
+    write_tar(folder / ARCHIVES["train"], outer)
+    scratch.unlink()
+    write_tar(folder / ARCHIVES["val"], official.val_flat())
+    return folder, official.write_devkit(folder / DEVKIT, VAL_CLASSES)
+
+
+@pytest.fixture
+def devkit_accepted(downloads, monkeypatch):
+    """The published MD5 replaced by the one of our devkit; torchvision's check itself runs."""
+    from torchvision.datasets.imagenet import ARCHIVE_META
+
+    monkeypatch.setitem(ARCHIVE_META, "devkit", (DEVKIT, downloads[1]))
+    return str(downloads[0])
+
+
+def test_archives_give_what_the_unpacked_folders_would(devkit_accepted, tmp_path):
+    for wnid, inner in train_files(2):
+        official.write_folder(tmp_path / "train" / wnid, inner)
+    for label, (name, photo) in zip(VAL_CLASSES, official.val_flat(), strict=True):
+        official.write_folder(tmp_path / "val" / imagenet_synsets()[label], [(name, photo)])
+    for split in ("train", "val"):
+        packed, unpacked = (open_source("imagenet", root, split) for root in (devkit_accepted, str(tmp_path)))
+        assert packed.classes == unpacked.classes == class_names("imagenet", devkit_accepted, split)
+        assert np.array_equal(packed.labels, unpacked.labels)
+        assert [packed.describe(i).split("/")[-1] for i in range(len(packed))] == [
+            os.path.basename(unpacked.describe(i)) for i in range(len(unpacked))
+        ]
+        for index in (0, 1, 500, len(packed) - 1):
+            assert np.array_equal(packed[index][0], unpacked[index][0]) and packed[index][1] == unpacked[index][1]
+
+
+def test_the_headers_are_read_once(devkit_accepted, monkeypatch):
+    first = open_source("imagenet", devkit_accepted, "train")
+    monkeypatch.setattr(tarfile, "TarFile", None)  # reading a header again would fail
+    again = open_source("imagenet", devkit_accepted, "train")
+    assert np.array_equal(first.labels, again.labels) and first.describe(7) == again.describe(7)
+
+
+def test_an_archive_that_changed_is_read_again(downloads, tmp_path):
+    for name in (ARCHIVES["train"], ARCHIVES["train"] + ".index.npz"):
+        if (downloads[0] / name).exists():
+            os.link(downloads[0] / name, tmp_path / name)
+    assert len(open_source("imagenet", str(tmp_path), "train")) == 2000
+    (tmp_path / ARCHIVES["train"]).unlink()
+    inner = tmp_path / "inner.tar"
+    outer = [(f"{wnid}.tar", write_tar(inner, files).read_bytes()) for wnid, files in train_files(1)]
+    write_tar(tmp_path / ARCHIVES["train"], outer)
+    assert len(open_source("imagenet", str(tmp_path), "train")) == 1000
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        ("cut", "incomplete or damaged download"),
+        ("other", "is not <WordNet id>.tar"),
+        ("class", "has no picture of 1 of ImageNet's 1000 classes \\(n01440764"),
+    ],
+)
+def test_another_or_an_incomplete_archive_is_refused(downloads, tmp_path, damage, words):
+    path = tmp_path / ARCHIVES["train"]
+    whole = (downloads[0] / ARCHIVES["train"]).read_bytes()
+    if damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "other":
+        write_tar(path, official.val_flat())
+    else:
+        inner = tmp_path / "inner.tar"
+        rest = list(train_files())[1:]
+        write_tar(path, [(f"{wnid}.tar", write_tar(inner, files).read_bytes()) for wnid, files in rest])
+    with pytest.raises(ValueError, match=words):
+        open_source("imagenet", str(tmp_path), "train")
+
+
+def test_val_needs_the_official_labels(downloads, tmp_path):
+    os.link(downloads[0] / ARCHIVES["val"], tmp_path / ARCHIVES["val"])
+    with pytest.raises(ValueError, match=f"{DEVKIT} is missing"):
+        open_source("imagenet", str(tmp_path), "val")
+    os.link(downloads[0] / DEVKIT, tmp_path / DEVKIT)
+    with pytest.raises(ValueError, match="MD5 differs"):  # nothing of it is read
+        open_source("imagenet", str(tmp_path), "val")
