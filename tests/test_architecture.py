@@ -41,6 +41,8 @@ ALLOWED = {
 }
 # The two that put whole commands together receive the whole configuration.
 EXTRA = {
+    "data/doctor.py": {"config", "eval"},
+    "data/inspection.py": {"eval.inspection"},
     "eval/card.py": {"config", "train", "report"},
     "eval/subject.py": {"config", "train", "cli"},
     "eval/make_c.py": {"files"},

@@ -165,7 +165,7 @@ def _write_split(source: Source, name: str, split: str, out: str, preset: str, w
         content = {
             **facts,
             "size_bytes": size,
-            "sha256": _sha256(path + ".tmp", f"{split}, checksum, MiB", report),
+            "sha256": sha256(path + ".tmp", f"{split}, checksum, MiB", report),
             "mb_per_1000": round(size / len(source) / 1000, 3),
             # of the pictures written by the last call, if earlier ones were broken off
             "seconds_per_1000": round(1000 * seconds / (len(source) - first), 3) if first < len(source) else None,
@@ -210,7 +210,8 @@ def _names_hash(source: Source) -> str:
     return digest.hexdigest()
 
 
-def _sha256(path: str, what: str, report: Report) -> str:
+def sha256(path: str, what: str, report: Report) -> str:
+    """Of a file, hexadecimal; `report` is told MiB."""
     digest, done, total, start = hashlib.sha256(), 0, os.path.getsize(path), time.monotonic()
     with open(path, "rb") as file:
         while block := file.read(1 << 24):

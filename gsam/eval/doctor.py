@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, RuntimeError, OSError) as error:
         print(f"doctor: {error}", file=sys.stderr)
         return 2
-    _show(findings)
+    show(findings)
     wrong = sum(finding.ok is False for finding in findings)
     print(f"{wrong} wrong" if wrong else "nothing wrong", flush=True)
     return 1 if wrong else 0
@@ -72,7 +72,7 @@ def _findings(target: Target, root: Path, args: argparse.Namespace) -> Iterator[
                         f"{args.published} is about {known.evalset}; here are {', '.join(target.evalsets)}"
                     )
         seen = []
-        for finding in inspect(target, root, every=args.all, report=_progress("decode")):
+        for finding in inspect(target, root, every=args.all, report=progress("decode")):
             seen.append(finding)
             yield finding
         if any(finding.what == "layout" and not finding.ok for finding in seen):
@@ -112,7 +112,7 @@ def _scored(
     loader = evalsets.build(
         first, subject.preprocess, corruption, severity, batch_size=args.batch_size, workers=args.workers, source=source
     )
-    count, moved = len(loader.indices), _progress("score")
+    count, moved = len(loader.indices), progress("score")
     scored = score(
         subject.model, loader, scorings, device=runtime.device, mean=subject.preprocess.mean, std=subject.preprocess.std,
         channels_last=subject.channels_last, on_batch=lambda done: moved(done, count),
@@ -125,7 +125,8 @@ def _scored(
         yield published.compare(scored[known.evalset].metrics, known, subject.preprocess.size)
 
 
-def _progress(label: str) -> Callable[[int, int], None]:
+def progress(label: str) -> Callable[[int, int], None]:
+    """report(done, total) as a bar, or a line now and then."""
     shown: list[Progress] = []
 
     def report(done: int, total: int) -> None:
@@ -138,7 +139,8 @@ def _progress(label: str) -> Callable[[int, int], None]:
     return report
 
 
-def _show(findings: list[Finding]) -> None:
+def show(findings: list[Finding]) -> None:
+    """A table on stdout."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
