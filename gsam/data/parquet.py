@@ -32,12 +32,12 @@ class Parquet:
         self._image, self._group, self._loaded = image, None, None
         labels, paths, places = [], [], []
         for number, path in enumerate(self.files):
-            table = pq.read_table(path, columns=[f"{image}.path", label], use_threads=False)
+            content = pq.ParquetFile(path)
+            table = content.read(columns=[f"{image}.path", label], use_threads=False)
             labels.append(table.column(label).to_numpy())
             paths += [row["path"] for row in table.column(image).to_pylist()]
-            meta = pq.ParquetFile(path).metadata
-            for group in range(meta.num_row_groups):
-                rows = meta.row_group(group).num_rows
+            for group in range(content.num_row_groups):
+                rows = content.metadata.row_group(group).num_rows
                 places.append(np.stack([np.full(rows, number), np.full(rows, group), np.arange(rows)], 1))
         self.labels = np.concatenate(labels).astype(np.int64)
         self.names = np.array([os.fsencode(name or "") for name in paths])

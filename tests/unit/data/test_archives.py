@@ -110,3 +110,42 @@ def test_val_needs_the_official_labels(downloads, tmp_path):
     os.link(downloads[0] / DEVKIT, tmp_path / DEVKIT)
     with pytest.raises(ValueError, match="MD5 differs"):  # nothing of it is read
         open_source("imagenet", str(tmp_path), "val")
+
+
+def prepare(*arguments):
+    """scripts/prepare_imagenet.py in this process: exit code."""
+    from scripts import prepare_imagenet
+
+    return prepare_imagenet.main(list(map(str, arguments)))
+
+
+def test_unpacking_is_checked_and_continues(devkit_accepted, tmp_path, capsys):
+    to = tmp_path / "imagenet"
+    assert prepare("--from", devkit_accepted, "--to", to) == 1
+    assert "has 2,000 pictures, the official one 1,281,167" in capsys.readouterr().err and not (to / "train").exists()
+    wnid = imagenet_synsets()[3]
+    torn, whole = (to / ".train.unpacking" / wnid / f"{wnid}_{number}.JPEG" for number in (1, 2))
+    official.write_folder(to / ".train.unpacking" / wnid, [(torn.name, b"half a pic"), (whole.name, photo_of(3))])
+    before = whole.stat().st_mtime_ns
+    assert prepare("--from", devkit_accepted, "--to", to, "--partial") == 0
+    assert (to / "train" / wnid / torn.name).read_bytes() == photo_of(3)
+    assert (to / "train" / wnid / whole.name).stat().st_mtime_ns == before  # it was there in full size
+    assert sorted(path.name for path in to.iterdir() if path.is_dir()) == ["train", "val"]
+    for split in ("train", "val"):
+        packed, unpacked = (open_source("imagenet", root, split) for root in (devkit_accepted, str(to)))
+        assert np.array_equal(packed.labels, unpacked.labels)
+    told = capsys.readouterr().out
+    assert "val in" in told and "has 1,000 pictures, ImageNet-1k has 50,000" in told
+    assert "1000 classes do not have 50 pictures" in told
+    assert prepare("--check", "--to", to) == 1 and prepare("--check", "--to", devkit_accepted, "--splits", "train") == 1
+    assert "(archive) has 2,000 pictures" in capsys.readouterr().out
+
+
+def photo_of(label):
+    """The photograph of a class."""
+    return official.photographs()[label]
+
+
+def test_a_missing_archive_is_named(tmp_path, capsys):
+    assert prepare("--from", tmp_path, "--to", tmp_path / "to") == 1
+    assert f"{ARCHIVES['train']} is missing; download it from image-net.org" in capsys.readouterr().err
