@@ -16,6 +16,7 @@ from gsam.data import DataConfig, class_names, ffcv_root, open_source
 from gsam.data.checks import cores
 from gsam.data.checksum import checksum
 from gsam.data.ffcv_guard import torch_threads_kept
+from gsam.data.ilsvrc import COUNTS
 from gsam.data.manifest import beton_path, label_hash, read_manifest
 from gsam.data.sources import Source
 from gsam.data.write import sha256
@@ -50,7 +51,8 @@ def pictures(data: DataConfig, split: str, report: Report) -> tuple[Split, list[
     source = open_source(data.name, data.root, split)
     found = _each(lambda index: _file(source, index), len(source), report)
     result = Split(split, source.describe, source.labels, found)
-    return result, [*_counted(result, source.classes), _broken(result, "replace or remove them"), _unusual(result)]
+    counted = [*_counted(result, source.classes), *_published(data, split, len(source))]
+    return result, [*counted, _broken(result, "replace or remove them"), _unusual(result)]
 
 
 def stored(data: DataConfig, split: str, report: Report) -> tuple[Split, list[Finding]]:
@@ -78,6 +80,7 @@ def stored(data: DataConfig, split: str, report: Report) -> tuple[Split, list[Fi
     way = "copy the file again if the original is good, else write it with scripts/write_ffcv.py --overwrite"
     findings = [
         *_counted(result, classes),
+        *_published(data, split, len(labels)),
         _broken(result, way),
         _whole(path, name, manifest),
         _order(data, split, classes),
@@ -173,6 +176,13 @@ def _counted(split: Split, classes: Sequence[str]) -> Iterator[Finding]:
         f"({classes[most]}) each"
     )
     yield Finding(f"{split.name} pictures", bool(counts.min() > 0), text, "" if counts.min() else "a class is empty")
+
+
+def _published(data: DataConfig, split: str, count: int) -> Iterator[Finding]:
+    if data.name == "imagenet":
+        good = count == COUNTS[split]
+        text = f"{count:,} of the {COUNTS[split]:,} that were published"
+        yield Finding(f"{split} complete", good, text, "" if good else "unpack the official archive again")
 
 
 def _broken(split: Split, way_out: str) -> Finding:

@@ -84,7 +84,7 @@ def spoil(photos, tmp_path, backend, split="train"):
 def test_a_bad_training_picture_ends_the_training_and_is_named_with_its_class(photos, tmp_path, backend):
     data = spoil(photos, tmp_path, backend)
     with pytest.raises(
-        (ValueError, RuntimeError), match="n02.*cannot be decoded|sample 17 .class n02. cannot be decoded"
+        (ValueError, RuntimeError), match=r"n02/017.* cannot be decoded|sample 17 \(class n02\) is not what"
     ):
         by_number(loader(data, batch_size=1))
 
@@ -111,7 +111,7 @@ def test_when_asked_another_picture_of_the_batch_takes_its_place_and_it_is_count
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_evaluation_never_leaves_a_picture_out(photos, tmp_path, backend):
     data = replace(spoil(photos, tmp_path, backend, "val"), on_bad=OnBad.skip)
-    with pytest.raises((ValueError, RuntimeError), match="cannot be decoded"):
+    with pytest.raises((ValueError, RuntimeError), match="cannot be decoded|checksum differs"):
         by_number(loader(data, "val"))
 
 
@@ -276,12 +276,10 @@ def process(root, code, backend="ffcv", workers=1, **env):
 
 
 @needs_ffcv
-@pytest.mark.parametrize("way", ["signal.raise_signal(signal.SIGINT)", "raise LookupError"])
-def test_ctrl_c_and_exceptions_inside_an_epoch_end_the_process_at_once(photos, way):
-    done = process(photos, f"for images, labels in loader.epoch():\n    {way}")
-    assert done.returncode == (1 if "Lookup" in way else -signal.SIGINT)
-    last = done.stderr.strip().splitlines()[-1]
-    assert last == ("LookupError" if "Lookup" in way else "KeyboardInterrupt")
+def test_ctrl_c_inside_an_epoch_ends_the_process_at_once(photos):
+    done = process(photos, "for images, labels in loader.epoch():\n    signal.raise_signal(signal.SIGINT)")
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.strip().splitlines()[-1] == "KeyboardInterrupt"
 
 
 @needs_ffcv
