@@ -200,17 +200,17 @@ def _batch_problems(config: Config, world: int) -> Iterator[str]:
         near = " or ".join(str(n) for n in (low, low + unit) if n)
         yield f"train.batch_size={batch} is not divisible by {world} ranks x train.accumulate={accumulate}; nearest: {near}"
         return
-    if group is None:
-        return
-    local = batch // world
-    if local % group:
+    mixes = f"augment.mixup={config.augment.mixup}, augment.cutmix={config.augment.cutmix}"
+    if (group or batch // world) == 1 and (config.augment.mixup or config.augment.cutmix):
+        yield f"{mixes}: pictures are mixed within their group, which has 1; choose a larger optimizer.group_size or batch"
+    if group and (local := batch // world) % group:
         sizes = [m for m in range(1, local + 1) if local % m == 0]
         near = min(sizes, key=lambda m: abs(m - group))
         yield (
             f"optimizer.group_size={group} does not divide the {local} images of one rank (train.batch_size={batch} on {world} "
             f"ranks); nearest that does: {near}. Use optimizer.scope=global for one perturbation over the whole batch"
         )
-    elif group % accumulate:
+    elif group and group % accumulate:
         yield f"optimizer.group_size={group} cannot be split into train.accumulate={accumulate} equal micro-batches"
 
 

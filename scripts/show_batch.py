@@ -24,8 +24,9 @@ from gsam.recipes import compose  # noqa: E402
 from gsam.train.stream import stream  # noqa: E402
 
 
-def seen(config: Config, step: int, world: int = 1) -> tuple[Tensor, Tensor]:
-    """Rank 0's images float32 (B, 3, H, W) as the model gets them, and labels (B,) or (B, K), of the first batch of a step."""
+def seen(config: Config, step: int, world: int = 1) -> tuple[Tensor, Tensor, str]:
+    """Of the first batch of a step on rank 0: images float32 (B, 3, H, W) as the model gets them, labels (B,) or (B, K), and
+    how they were mixed."""
     local, device = config.train.batch_size // world, torch.device("cpu")
     loader = data.build_loader(
         config.data, config.augment, "train", batch_size=local, rank=0, world=world, seed=config.train.seed, train=True
@@ -37,9 +38,12 @@ def seen(config: Config, step: int, world: int = 1) -> tuple[Tensor, Tensor]:
     try:
         position = step * config.optimizer.batches_per_step
         with closing(stream(loader, position, keys=augment.needs_keys)) as batches:
-            return augment(*next(batches), step=step)
+            images, labels = augment(*next(batches), step=step)
     finally:
         loader.close()
+    mix = augment.drawn(step, 0, *images.shape[2:]) if augment.mixes else None
+    kind = "" if mix is None else f", {'cutmix' if mix.box else 'mixup'}, share {mix.share:.3f}"
+    return images, labels, f"step {step}{kind}"
 
 
 def class_names(config: data.DataConfig) -> list[str]:
@@ -60,7 +64,7 @@ def names_of(label: Tensor, classes: list[str]) -> str:
     return "\n".join(f"{s:.3f} {classes[k]}" if len(parts) > 1 else classes[k] for s, k in parts)
 
 
-def draw(images: Tensor, labels: Tensor, config: Config, classes: list[str], out: Path) -> None:
+def draw(images: Tensor, labels: Tensor, title: str, config: Config, classes: list[str], out: Path) -> None:
     """The sheet as PNG, eight pictures in a row."""
     import matplotlib
 
@@ -79,6 +83,7 @@ def draw(images: Tensor, labels: Tensor, config: Config, classes: list[str], out
     for axis, picture, label in zip(axes.flat, pixels, labels, strict=False):
         axis.imshow(picture, interpolation="nearest")
         axis.set_title(names_of(label, classes), fontsize=6)
+    figure.suptitle(title, fontsize=8)
     figure.savefig(out, dpi=150)
     plt.close(figure)
 
@@ -89,18 +94,18 @@ def main() -> int:
     parser.add_argument("--n", type=int, default=32, help="pictures (default: %(default)s)")
     parser.add_argument("--step", type=int, default=0, help="of training (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("batch.png"), help="default: %(default)s")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     try:
         if args.n < 1 or args.step < 0:
             raise ValueError(f"--n={args.n} --step={args.step}: at least 1 picture, and a step from 0 on")
         config = load(compose([*args.settings, "run.experiment=show_batch"]))
         data.prepare(config.data)
-        images, labels = seen(config, args.step, int(os.environ.get("WORLD_SIZE", "1")))
-        draw(images[: args.n], labels[: args.n], config, class_names(config.data), args.out)
+        images, labels, title = seen(config, args.step, int(os.environ.get("WORLD_SIZE", "1")))
+        draw(images[: args.n], labels[: args.n], title, config, class_names(config.data), args.out)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{args.out}: {min(args.n, len(images))} of the {len(images)} pictures of step {args.step}")
+    print(f"{args.out}: {min(args.n, len(images))} of the {len(images)} pictures of {title}")
     return 0
 
 

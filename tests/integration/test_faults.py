@@ -19,6 +19,7 @@ SMALL = [
     "schedule.warmup_steps=2", "train.log_every=7st", "train.eval_every=50st", "train.save_every=5st",
 ]  # fmt: skip
 ONE = [*SMALL, "train.epochs=200st", "ema.decay=0.9"]
+MIXED = ["augment.mixup=0.2", "augment.randaugment=official"]
 TWO = [*SMALL, "train.epochs=150st", "data.backend=folder", "data.workers=1"]
 
 
@@ -150,8 +151,13 @@ def test_a_damaged_checkpoint_names_the_whole_ones_beside_it(whole, fashion_root
 
 @pytest.mark.parametrize(
     ("more", "ranks", "kills"),
-    [(["optimizer.group_size=10", "ema.decay=0.9", "train.accumulate=2"], 1, 4), (["train.accumulate=2"], 2, 2)],
-    ids=["groups and average", "two ranks"],
+    [
+        (["optimizer.group_size=10", "ema.decay=0.9", "train.accumulate=2"], 1, 4),
+        (["train.accumulate=2"], 2, 2),
+        (["optimizer.group_size=10", *MIXED, "augment.color_jitter=0.4"], 1, 4),
+        ([*MIXED, "augment.cutmix=1.0"], 2, 2),
+    ],
+    ids=["groups and average", "two ranks", "mixed in groups", "mixed on two ranks"],
 )
 def test_resume_check_proves_it(more, ranks, kills, fashion_root, tmp_path):
     words = [*SMALL, "train.epochs=100st", *more, f"paths.fashion_mnist={fashion_root}", f"--kills={kills}"]

@@ -53,7 +53,7 @@ def test_steps_seeds_and_batches_of_a_step_have_their_own_draws():
 
 
 def test_draws_never_change():
-    """numpy keeps its streams, but does not promise to. A change here means that runs started before go on with other shares."""
+    """numpy keeps its streams without promising it. A change here means that runs started before go on with other shares."""
     assert draw(2**32 - 1, 1000, 1, 0.2, 0.0, 224, 224).share == pytest.approx(0.9999993461993031, abs=1e-12)
     assert draw(2**32 - 1, 1000, 1, 0.0, 1.0, 224, 224).box == (55, 224, 0, 216)
 
