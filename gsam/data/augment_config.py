@@ -9,6 +9,7 @@ class Crop(Enum):
 
     inception = "inception"
     torchvision = "torchvision"
+    resmall = "resmall"
     none = "none"
 
 

@@ -116,9 +116,10 @@ class FFCVLoader:
         kernels, plan, augment = self._ffcv.kernels, self._plan, self._augment
         values = np.zeros(kernels.NUM_PARAMETERS)
         if plan.train:
-            rules = {Crop.inception: kernels.INCEPTION, Crop.torchvision: kernels.TORCHVISION, Crop.none: kernels.WHOLE}
-            rule = rules[augment.crop]
+            rule = kernels.RULES.index(augment.crop.value)
             values[:] = (plan.seed, epoch, rule, *augment.area, *augment.aspect, augment.flip)
+            if augment.crop is Crop.resmall:
+                values[3] = augment.size / augment.eval_resize
         else:
             values[0] = augment.eval_resize
         return values

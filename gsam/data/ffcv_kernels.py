@@ -20,7 +20,7 @@ from gsam.data.bilinear import resize_crop
 from gsam.data.checksum import add_up
 from gsam.data.ffcv_guard import cacheable
 from gsam.data.jpeg import cut
-from gsam.data.keyed import eval_geometry, flipped, inception_box, torchvision_box
+from gsam.data.keyed import eval_geometry, flipped, inception_box, resmall_box, torchvision_box
 
 for function in (
     keyed.words,
@@ -29,6 +29,7 @@ for function in (
     keyed.flipped,
     keyed.inception_box,
     keyed.torchvision_box,
+    keyed.resmall_box,
     keyed.eval_geometry,
     bilinear.taps,
     bilinear.resize_crop,
@@ -53,8 +54,10 @@ compiled = njit(nogil=True, cache=cacheable())
 compiled_parallel = njit(nogil=True, cache=cacheable(), parallel=True)
 
 JPEG = 0  # FFCV's mode of a compressed picture; 1 is raw
-INCEPTION, TORCHVISION, WHOLE = 0, 1, 2
-NUM_PARAMETERS = 8  # training: seed, epoch, crop rule, area least and most, aspect least and most, flip probability
+RULES = ("none", "inception", "torchvision", "resmall")  # of gsam.data.Crop
+WHOLE, INCEPTION, TORCHVISION, RESMALL = range(4)
+# training: seed, epoch, crop rule, area least (resmall: its share) and most, aspect least and most, flip probability
+NUM_PARAMETERS = 8
 GOOD, UNDECODABLE, CHANGED = 0, 1, 2  # status of a picture; CHANGED: since it was written, by its checksum
 
 
@@ -96,6 +99,8 @@ def training_box(index, height, width, parameters):
         return inception_box(seed, epoch, index, height, width, area_min, area_max, aspect_min, aspect_max)
     if rule == TORCHVISION:
         return torchvision_box(seed, epoch, index, height, width, area_min, area_max, aspect_min, aspect_max)
+    if rule == RESMALL:
+        return resmall_box(seed, epoch, index, height, width, area_min)
     return 0, 0, height, width
 
 

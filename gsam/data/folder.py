@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gsam.data import AugmentConfig, Crop, DataConfig, open_source, stored_split
 from gsam.data.checks import workers_of
-from gsam.data.keyed import eval_geometry, flipped, inception_box, torchvision_box
+from gsam.data.keyed import eval_geometry, flipped, inception_box, resmall_box, torchvision_box
 from gsam.data.plan import Plan, make_plan
 from gsam.data.skip import Skips, stand_ins
 from gsam.data.sources import Source
@@ -142,6 +142,8 @@ def train_pixels(pixels: np.ndarray, augment: AugmentConfig, seed: int, epoch: i
     height, width = pixels.shape[:2]
     if augment.crop is Crop.none:
         top, left, rows, columns = 0, 0, height, width
+    elif augment.crop is Crop.resmall:
+        top, left, rows, columns = resmall_box(seed, epoch, index, height, width, augment.size / augment.eval_resize)
     else:
         top, left, rows, columns = BOXES[augment.crop](
             seed, epoch, index, height, width, *augment.area, *augment.aspect

@@ -98,6 +98,16 @@ def torchvision_box(seed, epoch, index, height, width, area_min, area_max, aspec
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
+def resmall_box(seed, epoch, index, height, width, share):
+    """Crop box (top, left, rows, columns) in pixels by big_vision's `resize_small(r)` and `random_crop(s)`, share = s / r.
+
+    A square whose side is `share` of the picture's shorter side, anywhere; it is resized once instead of twice.
+    """
+    side = max(1, int(round(share * min(height, width))))
+    word_top, word_left, _, _ = words(seed, epoch, index, 0, CROP_STREAM)
+    return below(word_top, height - side + 1), below(word_left, width - side + 1), side, side
+
+
 def eval_geometry(height, width, resize, size):
     """(rows, columns) after torchvision's Resize(`resize`), then (top, left) of its CenterCrop(`size`): four ints,
     pixels.

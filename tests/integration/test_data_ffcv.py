@@ -16,7 +16,7 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 
 from gsam.data import AugmentConfig, Backend, Crop, DataConfig, build_loader, check, num_classes, open_source, prepare
 from gsam.data.checksum import checksum
-from gsam.data.keyed import epoch_order, eval_geometry, flipped, inception_box, torchvision_box
+from gsam.data.keyed import epoch_order, eval_geometry, flipped, inception_box, resmall_box, torchvision_box
 from gsam.data.write import write_dataset
 from tests.photos import CLASSES, TRAIN_PER_CLASS, VAL_PER_CLASS, make_folder
 
@@ -114,14 +114,20 @@ def test_both_backends_give_the_same_pixels_where_nothing_is_resized(fashion):
         assert len(images) == 5000 and torch.equal(images, others) and torch.equal(labels, other_labels)
 
 
-@pytest.mark.parametrize("crop, box", [(Crop.inception, inception_box), (Crop.torchvision, torchvision_box)])
+def resmall(*draw_and_ranges):
+    return resmall_box(*draw_and_ranges[:5], 48 / 56)
+
+
+@pytest.mark.parametrize(
+    "crop, box", [(Crop.inception, inception_box), (Crop.torchvision, torchvision_box), (Crop.resmall, resmall)]
+)
 def test_training_pictures_are_the_keyed_boxes(photos, crop, box):
     """Against plain Python's box and OpenCV's INTER_AREA. Another OpenCV than FFCV's may round differently: MAE < 0.1."""
     import cv2
 
     source = open_source("imagefolder", str(photos), "train")
     order = epoch_order(3, 2, NUM_TRAIN)
-    images, labels = all_of(loader(config(photos), augment=AugmentConfig(size=48, crop=crop)).epoch(2))
+    images, labels = all_of(loader(config(photos), augment=replace(SMALL, crop=crop)).epoch(2))
     assert len(images) == 40 and labels.tolist() == source.labels[order[:40]].tolist()
     for image, index in zip(images, order.tolist(), strict=False):
         pixels = source[index][0]

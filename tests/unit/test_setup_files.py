@@ -52,7 +52,7 @@ def test_core_dependency_is_torch_only():
 
 
 def test_every_import_of_the_package_is_declared():
-    extras = ("train", "ffcv", "optimizers")
+    extras = ("train", "ffcv", "optimizers", "parquet")
     declared = names(PROJECT["dependencies"] + [line for extra in extras for line in EXTRAS[extra]])
     entry_points = [path for name in ("train.py", "evaluate.py", "scripts") if (path := ROOT / name).exists()]
     missing = {name: file for name, file in imported(ROOT / "gsam", *entry_points).items() if name not in declared}

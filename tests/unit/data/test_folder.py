@@ -8,7 +8,7 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 
 from gsam.data import AugmentConfig, Backend, Crop, DataConfig, build_loader, open_source
 from gsam.data.folder import eval_pixels
-from gsam.data.keyed import epoch_order, flipped, inception_box, torchvision_box
+from gsam.data.keyed import epoch_order, flipped, inception_box, resmall_box, torchvision_box
 from tests.photos import CLASSES, VAL_PER_CLASS, make_folder, pieces
 
 
@@ -24,7 +24,13 @@ def loader(root, split="train", name="imagefolder", augment=None, batch_size=4, 
     return build_loader(data, augment, split, batch_size=batch_size, rank=rank, world=world, seed=seed, train=train)
 
 
-@pytest.mark.parametrize("crop, box", [(Crop.inception, inception_box), (Crop.torchvision, torchvision_box)])
+def resmall(*draw_and_ranges):
+    return resmall_box(*draw_and_ranges[:5], 48 / 56)
+
+
+@pytest.mark.parametrize(
+    "crop, box", [(Crop.inception, inception_box), (Crop.torchvision, torchvision_box), (Crop.resmall, resmall)]
+)
 def test_training_pictures_are_the_keyed_boxes_resized_by_pillow(photos, crop, box):
     augment = AugmentConfig(size=48, crop=crop, eval_resize=56)
     source, training = open_source("imagefolder", photos, "train"), loader(photos, augment=augment)

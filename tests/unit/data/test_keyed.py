@@ -140,3 +140,22 @@ def test_eval_geometry_is_torchvisions(height, width, resize, size):
     assert (small.height, small.width) == (rows, columns)
     expected = np.asarray(small)[top : top + size, left : left + size]
     assert np.array_equal(np.asarray(CenterCrop(size)(small)), expected)
+
+
+@pytest.mark.parametrize("height, width", [(375, 500), (500, 375), (256, 256), (30, 31)])
+def test_resmall_is_a_square_of_its_share_of_the_shorter_side_anywhere(height, width):
+    boxes = np.array([keyed.resmall_box(0, 0, i, height, width, 224 / 256) for i in range(3000)])
+    side = round(min(height, width) * 224 / 256)
+    assert (boxes[:, 2:] == side).all()
+    for offsets, last in ((boxes[:, 0], height - side), (boxes[:, 1], width - side)):
+        assert offsets.min() == 0 and offsets.max() == last  # unlike inception's, the last one too
+        assert abs(offsets.mean() - last / 2) < 5 * last / math.sqrt(12 * 3000) + 1e-9
+    assert keyed.resmall_box(0, 0, 5, 1, 1, 0.875) == (0, 0, 1, 1)
+
+
+def test_resmall_of_a_picture_of_the_right_size_is_big_visions_random_crop():
+    """Nothing is resized then: crops of 224 in 256 x 300, each offset equally often."""
+    boxes = np.array([keyed.resmall_box(1, 2, i, 256, 300, 224 / 256) for i in range(20_000)])
+    assert set(boxes[:, 0]) == set(range(33)) and set(boxes[:, 1]) == set(range(77)) and (boxes[:, 2:] == 224).all()
+    counts = np.bincount(boxes[:, 0])
+    assert abs(counts / counts.mean() - 1).max() < 5 * math.sqrt(33 / 20_000)
