@@ -45,6 +45,18 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "forward": ("forward_per_s", ".1f"),
         },
     ),
+    "loader": (
+        "Images per second into a training batch, random crops of 224 pixels from photographs of about 500 x 375, uint8, over "
+        "those of FFCV's own Loader, of torchvision's ImageFolder with Pillow and of torchvision.io; `jpeg` is the default "
+        "preset, `raw` 256_raw (Pillow's and torchvision.io's always read the JPEGs). The same crop rule on all sides; "
+        "*inception*: the recipes' rule for ours. *First batch*: seconds in a second process, with the kernels on disk.",
+        {
+            "workers": ("workers", ""), "FFCV, jpeg": ("ratio_to_ffcv_jpeg", ".2f"), "raw": ("ratio_to_ffcv_raw", ".2f"),
+            "jpeg, inception": ("ratio_to_ffcv_jpeg_inception", ".2f"), "Pillow, jpeg": ("ratio_to_pil_jpeg", ".2f"),
+            "Pillow, raw": ("ratio_to_pil_raw", ".2f"), "torchvision.io, jpeg": ("ratio_to_tv_jpeg", ".2f"),
+            "first batch, s": ("second_start_first_batch_s", ".2f"),
+        },
+    ),
     "corruptions": (
         "ImageNet-C made of 50,000 pictures, 15 corruptions at 5 severities, in hours of one core: sum of medians, and in a "
         "real run that writes the files. The rows of bench/results.jsonl have each corruption's images per second.",

@@ -46,6 +46,16 @@ def test_evaluate():
     assert {"decode_per_s", "forward_per_s", "evaluate_per_s", "device", "torch"} <= result.keys()
 
 
+@pytest.mark.slow
+def test_loader():
+    pytest.importorskip("ffcv")
+    result = bench("loader", "--pictures", "64", "--batch", "16")
+    for name in ("ffcv_raw", "ffcv_jpeg", "pil_jpeg", "pil_raw", "tv_jpeg"):
+        assert result[f"ratio_to_{name}"] > 0.3 and result[f"core_ratio_to_{name}"] > 0.3
+    assert result["jpeg_decode_cut_us"] < result["jpeg_decode_whole_us"]
+    assert result["second_start_first_batch_s"] < result["first_start_first_batch_s"]
+
+
 def test_evaluation_lets_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch):
     from gsam.cli import share_cores
 
