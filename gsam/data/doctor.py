@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     data = DataConfig(args.source, Backend.ffcv, args.root, args.ffcv_root)
     try:
-        findings = list(_check(data) if args.command == "check" else _parity(data, args))
+        findings = list(check(data) if args.command == "check" else _parity(data, args))
     except (ValueError, RuntimeError, OSError) as error:
         print(f"doctor: {error}", file=sys.stderr)
         return 2
@@ -43,13 +43,13 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gsam.data.doctor", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser(
+    reading = commands.add_parser(
         "check", help="read every picture, as files and in the .beton files, whichever are there"
     )
     parity = commands.add_parser(
         "parity", help="FFCV's evaluation pixels against Pillow's; needs the files and val.beton"
     )
-    for command in (check, parity):
+    for command in (reading, parity):
         command.add_argument("source", choices=list(SOURCES), help="the data set")
         command.add_argument("--root", default="", help="folder of the pictures: as data.root of train.py")
         command.add_argument("--ffcv-root", help="folder of the .beton files (default: <root>/ffcv)")
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(data: DataConfig) -> Iterator[Finding]:
+def check(data: DataConfig) -> Iterator[Finding]:
     """Files and .beton files, as far as they are there."""
     there = False
     for kind, look, missing in (("", pictures, _no_files), (".beton", stored, _no_beton)):

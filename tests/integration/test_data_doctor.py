@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gsam.data import AugmentConfig, DataConfig, open_source
-from gsam.data.doctor import main
+from gsam.data.doctor import check, main
 from gsam.data.manifest import beton_path
 from gsam.data.parity import measure
 from gsam.eval.preprocess import Preprocess
@@ -26,23 +26,28 @@ def photos(tmp_path_factory):
     return root
 
 
-def doctor(capfd, *words):
-    """(exit code, every word of the table with single spaces)"""
-    code = main([str(word) for word in words])
-    printed = capfd.readouterr()
-    return code, " ".join((printed.out + printed.err).split())
+def findings(**where):
+    """Name of the check -> Finding"""
+    found = list(check(DataConfig("imagefolder", **{key: str(path) for key, path in where.items()})))
+    assert len({each.what for each in found}) == len(found)
+    return {each.what: each for each in found}
+
+
+def wrong(found):
+    return [what for what, finding in found.items() if finding.ok is False]
 
 
 def test_check_of_a_good_data_set_counts_everything(photos, capfd):
-    code, text = doctor(capfd, "check", "imagefolder", "--root", photos)
-    assert code == 0 and "nothing wrong" in text
-    assert "train pictures ok 42 in 3 classes, 14 (n01) to 14 (n01) each" in text
-    assert "val readable ok every picture" in text and "train.beton readable ok every picture" in text
-    assert "train.beton sha256 ok" in text and "val.beton classes ok the 3 of --root in the same order" in text
-    assert "1 L JPEG, 1 CMYK JPEG, 1 RGBA PNG, 1 P PNG" in text  # what tests.photos makes
+    found = findings(root=photos)
+    assert not wrong(found)
+    assert found["train pictures"].text == "42 in 3 classes, 14 (n01) to 14 (n01) each"
+    assert found["val readable"].ok and found["train.beton readable"].ok and found["train.beton sha256"].ok
+    assert found["val.beton classes"].text == "the 3 of --root in the same order"
+    assert "1 L JPEG, 1 CMYK JPEG, 1 RGBA PNG, 1 P PNG" in found["val formats"].text  # what tests.photos makes
+    assert main(["check", "imagefolder", "--root", str(photos)]) == 0 and "nothing wrong" in capfd.readouterr().out
 
 
-def test_check_names_what_is_wrong_with_the_files(photos, tmp_path, capfd):
+def test_check_names_what_is_wrong_with_the_files(photos, tmp_path):
     root = shutil.copytree(photos, tmp_path / "copy", ignore=shutil.ignore_patterns("ffcv"))
     train, val = open_source("imagefolder", str(root), "train"), open_source("imagefolder", str(root), "val")
     with open(train.describe(20), "r+b") as file:
@@ -50,15 +55,16 @@ def test_check_names_what_is_wrong_with_the_files(photos, tmp_path, capfd):
     shutil.copy(train.describe(30), os.path.join(os.path.dirname(val.describe(20)), "again.jpg"))
     shutil.copy(train.describe(6), os.path.join(os.path.dirname(train.describe(20)), "other.jpg"))
     shutil.copy(train.describe(0), os.path.join(os.path.dirname(train.describe(0)), "named.png"))
-    code, text = doctor(capfd, "check", "imagefolder", "--root", root)
-    assert code == 1 and "2 wrong" in text
-    assert "1 of 44 cannot be read" in text and os.path.basename(train.describe(20)) in text
-    assert "1 pictures are in both splits, 1 in two classes of one split, 1 in one class" in text
-    assert "1 RGB JPEG named .png" in text and "train.beton note not there" in text
+    found = findings(root=root)
+    assert wrong(found) == ["train readable", "same picture twice"]
+    assert f"1 of 44 cannot be read: {train.describe(20)}" in found["train readable"].text
+    counted = "1 pictures are in both splits, 1 in two classes of one split, 1 in one class"
+    assert counted in found["same picture twice"].text and train.describe(30) in found["same picture twice"].text
+    assert "1 RGB JPEG named .png" in found["train formats"].text and found["train.beton"].ok is None
 
 
 def test_check_names_what_is_wrong_with_a_beton(photos, tmp_path, capfd):
-    """One byte of a raw picture is what nothing but a checksum can find."""
+    """One bit of a raw picture is what nothing but a checksum can find."""
     from ffcv.reader import Reader
 
     root = shutil.copytree(photos / "ffcv", tmp_path / "ffcv")
@@ -69,23 +75,24 @@ def test_check_names_what_is_wrong_with_a_beton(photos, tmp_path, capfd):
         byte = file.read(1)[0]
         file.seek(place)
         file.write(bytes([byte ^ 1]))
-    code, text = doctor(capfd, "check", "imagefolder", "--ffcv-root", root)
-    assert code == 1 and "2 wrong" in text
-    assert "sample 17 (class n02) is not what was written: its checksum differs" in text
-    assert "the file has changed since it was written" in text and "val.beton sha256 ok" in text
+    found = findings(ffcv_root=root)
+    assert wrong(found) == ["train.beton readable", "train.beton sha256"]
+    assert "sample 17 (class n02) is not what was written: its checksum differs" in found["train.beton readable"].text
+    assert main(["check", "imagefolder", "--ffcv-root", str(root)]) == 1 and "2 wrong" in capfd.readouterr().out
 
 
-def test_check_compares_the_classes_of_a_beton_with_the_folders(photos, tmp_path, capfd):
+def test_check_compares_the_classes_of_a_beton_with_the_folders(photos, tmp_path):
     root = shutil.copytree(photos, tmp_path / "copy", ignore=shutil.ignore_patterns("ffcv"))
     for split in ("train", "val"):
         os.rename(root / split / "n01", root / split / "n99")
-    code, text = doctor(capfd, "check", "imagefolder", "--root", root, "--ffcv-root", photos / "ffcv")
-    assert code == 1 and "train.beton classes WRONG" in text and "labels would mean other classes" in text
+    found = findings(root=root, ffcv_root=photos / "ffcv")
+    assert wrong(found) == ["train.beton classes", "val.beton classes"]
+    assert "labels would mean other classes" in found["train.beton classes"].text
 
 
 def test_nothing_there_is_not_nothing_wrong(tmp_path, capfd):
-    code, text = doctor(capfd, "check", "imagefolder", "--ffcv-root", tmp_path)
-    assert code == 2 and "neither pictures nor .beton files" in text
+    assert main(["check", "imagefolder", "--ffcv-root", str(tmp_path)]) == 2
+    assert "neither pictures nor .beton files" in capfd.readouterr().err
 
 
 def test_parity_measures_each_path_against_pillow(photos):
@@ -107,6 +114,7 @@ def test_parity_scores_a_model_both_ways(photos, tmp_path, capfd):
     model = timm.create_model("test_vit", num_classes=3)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     words = ("--root", photos, "--limit", 15, "--weights", tmp_path / "weights.pth", "--network", "test_vit")
-    code, text = doctor(capfd, "parity", "imagefolder", *words)
-    assert code == 0, text
-    assert "Pillow, from the files note 15 pictures" in text and "top-1" in text and "predictions differ" in text
+    code = main(["parity", "imagefolder", *map(str, words)])
+    printed = capfd.readouterr()
+    assert code == 0, printed.err
+    assert "15 pictures" in printed.out and "top-1" in printed.out and "predictions" in printed.out
