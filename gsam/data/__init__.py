@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gsam.data.augment_config import AugmentConfig
 from gsam.data.augment_config import Crop as Crop
+from gsam.data.augment_config import Filter as Filter
 from gsam.data.augment_config import RandAugment as RandAugment
 
 if TYPE_CHECKING:
@@ -250,8 +251,8 @@ def identity(data: DataConfig) -> str | None:
 
 
 def prepare(data: DataConfig) -> list[str]:
-    """Write missing .beton files of a small data set whose pictures are at hand; returns the splits written. Call on
-    one process only.
+    """Write missing .beton files, and those of an older format, of a small data set whose pictures are at hand; returns
+    the splits written. Call on one process only.
 
     Only for SOURCES marked automatic (Fashion-MNIST, seconds); anything else is left to scripts/write_ffcv.py, which
     `check` names.
@@ -264,7 +265,7 @@ def prepare(data: DataConfig) -> list[str]:
     if missing:
         from gsam.data.write import write_dataset
 
-        write_dataset(data.name, data.root, ffcv_root(data), splits=missing, workers=1)
+        write_dataset(data.name, data.root, ffcv_root(data), splits=missing, workers=1, overwrite=True)
     return missing
 
 
@@ -273,6 +274,8 @@ def check(data: DataConfig, augment: AugmentConfig) -> Iterator[str]:
     from gsam.data.checks import augment_problems, data_problems
 
     yield from augment_problems(augment)
+    if augment.filter is Filter.linear and data.backend is Backend.folder:
+        yield "augment.filter=linear is for data.backend=ffcv: folder resizes with Pillow; set augment.filter=area"
     yield from data_problems(data)
 
 

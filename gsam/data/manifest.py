@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shlex
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -50,15 +51,22 @@ def read_manifest(root: str, split: str) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read ({error})") from error
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format version {manifest.get('format_version')}, this code reads {FORMAT_VERSION}: "
-            "its pictures have no checksums; write it again with scripts/write_ffcv.py --overwrite"
+            f"{path} has format version {manifest.get('format_version')}, this code reads {FORMAT_VERSION} (version 1 "
+            "has no checksums)"
         )
     return manifest
 
 
 def missing_splits(data: DataConfig) -> list[str]:
-    """Splits without a .beton file."""
-    return [split for split in SPLITS if not os.path.exists(beton_path(ffcv_root(data), split))]
+    """Splits without a .beton file, or with one of an older format."""
+    root = ffcv_root(data)
+    return [split for split in SPLITS if not os.path.exists(beton_path(root, split)) or _outdated(root, split)]
+
+
+def _outdated(root: str, split: str) -> bool:
+    with suppress(OSError, json.JSONDecodeError), open(manifest_path(root, split), encoding="utf-8") as file:
+        return json.load(file).get("format_version", FORMAT_VERSION) < FORMAT_VERSION
+    return False
 
 
 def beton_problem(data: DataConfig, split: str) -> str | None:
@@ -73,7 +81,7 @@ def beton_problem(data: DataConfig, split: str) -> str | None:
     try:
         manifest = read_manifest(root, split)
     except ValueError as error:
-        return f"data.ffcv_root={root}: {error}; {way_out}`"
+        return f"data.ffcv_root={root}: {error}; {way_out} --overwrite`"
     expected = {"source": data.name, "split": split, "size_bytes": os.path.getsize(path)}
     known = SOURCES[data.name].num_classes
     if known is not None:

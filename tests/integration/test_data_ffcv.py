@@ -16,9 +16,10 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 
 from gsam.data import AugmentConfig, Backend, Crop, DataConfig, build_loader, check, num_classes, open_source, prepare
 from gsam.data.checksum import checksum
+from gsam.data.folder import eval_pixels
 from gsam.data.keyed import epoch_order, eval_geometry, flipped, inception_box, resmall_box, torchvision_box
 from gsam.data.write import write_dataset
-from tests.photos import CLASSES, TRAIN_PER_CLASS, VAL_PER_CLASS, make_folder
+from tests.photos import CLASSES, TRAIN_PER_CLASS, VAL_PER_CLASS, make_folder, photograph
 
 pytest.importorskip("ffcv")
 
@@ -135,6 +136,23 @@ def test_training_pictures_are_the_keyed_boxes(photos, crop, box):
         expected = cv2.resize(pixels[top : top + rows, left : left + columns], (48, 48), interpolation=cv2.INTER_AREA)
         expected = expected[:, ::-1].copy() if flipped(3, 2, index, 0.5) else expected
         assert distance(image.permute(1, 2, 0), torch.from_numpy(expected)) < 0.1
+
+
+@pytest.mark.parametrize("backend", Backend)
+def test_the_held_out_part_is_read_from_the_training_file(photos, backend):
+    data = config(photos, backend, workers=1, holdout=0.2)
+    held, training = loader(data, "val", FLAT), loader(data, "train", FLAT)
+    source = open_source("imagefolder", str(photos), "train")
+    assert (held.num_examples, training.num_examples) == (9, NUM_TRAIN - 9)  # 3 of the 14 of each class
+    images, labels = all_of(held.epoch())
+    order = held.order()
+    for image, index in zip(images, order.tolist(), strict=True):
+        expected = torch.from_numpy(eval_pixels(source[index][0], FLAT).copy())
+        assert distance(image.permute(1, 2, 0), expected) < 1
+    assert not set(order) & set(training.order(0)) and labels.tolist() == source.labels[order].tolist()
+    assert np.bincount(labels).tolist() == [3, 3, 3]
+    held.close()
+    training.close()
 
 
 def test_backends_agree_on_photographs(photos):
@@ -295,6 +313,31 @@ def test_one_changed_bit_is_noticed_in_training_and_evaluation(photos, tmp_path,
             list(reading.epoch(epoch))
 
 
+@pytest.mark.parametrize("rows, columns", [(300, 400), (90, 61), (20, 300), (1, 1)])
+def test_the_filters_are_opencvs(photos, rows, columns):
+    """area: bit for bit what FFCV's library gives. linear: against another OpenCV's, which may round differently."""
+    import cv2
+    from ffcv.libffcv import ctypes_resize
+
+    kernels = loader(config(photos))._ffcv.kernels
+    pixels, (top, left) = np.asarray(photograph()), (37, 50)
+    ours, theirs = np.empty((2, 224, 224, 3), np.uint8)
+    kernels.resize_box(pixels, top, left, rows, columns, kernels.FILTERS["area"], ours)
+    height, width = pixels.shape[:2]
+    box = top, top + rows, left, left + columns
+    ctypes_resize(0, pixels.ctypes.data, height, width, *box, theirs.ctypes.data, 224, 224)
+    assert np.array_equal(ours, theirs)
+    kernels.resize_box(pixels, top, left, rows, columns, kernels.FILTERS["linear"], ours)
+    linear = cv2.resize(pixels[top : top + rows, left : left + columns], (224, 224), interpolation=cv2.INTER_LINEAR)
+    assert abs(ours.astype(int) - linear).max() <= 1
+
+
+def test_the_linear_filter_changes_pixels_and_nothing_else(photos):
+    images, labels = all_of(loader(config(photos)).epoch(0))
+    others, other_labels = all_of(loader(config(photos), augment=replace(SMALL, filter=Filter.linear)).epoch(0))
+    assert torch.equal(labels, other_labels) and 0.5 < distance(images, others) < 6
+
+
 def test_training_pixels_of_cut_jpegs_are_those_of_whole_ones(photos):
     """The loader decodes what a box needs; here every picture is decoded whole, then the same box is resized."""
     training = loader(config(photos, betons="jpeg"))
@@ -309,7 +352,7 @@ def test_training_pixels_of_cut_jpegs_are_those_of_whole_ones(photos):
             np.empty((48, 48, 3), np.uint8),
             inception_box(3, 1, index, height, width, 0.05, 1.0, 0.75, 1.3333333),
         )
-        kernels.resize_area(pixels, *box, wanted)
+        kernels.resize_box(pixels, *box, kernels.FILTERS["area"], wanted)
         assert failed == 0
         assert np.array_equal(image, wanted[:, ::-1] if flipped(3, 1, index, 0.5) else wanted)
 
@@ -321,6 +364,18 @@ def test_a_truncated_file_is_refused(photos, tmp_path):
     data = damaged(photos, tmp_path, truncate)
     with pytest.raises(ValueError, match="not a readable .beton|other samples than its manifest"):
         loader(data)
+
+
+def test_small_sets_of_an_older_format_are_written_again(fashion, tmp_path):
+    data = replace(fashion, ffcv_root=str(shutil.copytree(fashion.ffcv_root, tmp_path / "ffcv")))
+    manifest = tmp_path / "ffcv" / "val.json"
+    good = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**good, "format_version": 1, "sha256": "old"}))
+    assert list(check(data, FLAT)) == [] and prepare(data) == ["val"]
+    assert json.loads(manifest.read_text())["sha256"] == good["sha256"]
+    other = config(tmp_path)  # an imagefolder: nobody writes its files by themselves
+    manifest.write_text(json.dumps({**good, "format_version": 1}))
+    assert any("format version 1" in problem and "--overwrite`" in problem for problem in check(other, FLAT))
 
 
 def test_a_lost_allocation_table_is_refused(photos, tmp_path):
