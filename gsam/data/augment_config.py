@@ -13,6 +13,13 @@ class Crop(Enum):
     none = "none"
 
 
+class Filter(Enum):
+    """How the FFCV backend resizes the training crop: OpenCV's INTER_AREA or INTER_LINEAR."""
+
+    area = "area"  # averages: what FFCV does
+    linear = "linear"  # faster, other pixels: not antialiased
+
+
 class RandAugment(Enum):
     """Whose operations; see gsam.augment."""
 
@@ -36,12 +43,14 @@ class AugmentConfig:
     """Range of the crop's width / height."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    filter: Filter = Filter.area
+    """Of the training crop's resize with data.backend=ffcv; the folder backend has Pillow's bilinear one."""
     mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     eval_resize: int = 256
     """Shorter side before the centre crop of evaluation."""
     randaugment: RandAugment = RandAugment.none
-    """official: the operations of the paper's code; timm: timm's, in Pillow on the host, slow."""
+    """official: the operations of the paper's code; timm: timm's, in Pillow on the host."""
     layers: int = 2
     """Operations of RandAugment that a picture goes through."""
     magnitude: int = 10

@@ -117,7 +117,8 @@ class FFCVLoader:
         values = np.zeros(kernels.NUM_PARAMETERS)
         if plan.train:
             rule = kernels.RULES.index(augment.crop.value)
-            values[:] = (plan.seed, epoch, rule, *augment.area, *augment.aspect, augment.flip)
+            how = kernels.FILTERS[augment.filter.value]
+            values[:] = (plan.seed, epoch, rule, *augment.area, *augment.aspect, augment.flip, how)
             if augment.crop is Crop.resmall:
                 values[3] = augment.size / augment.eval_resize
         else:

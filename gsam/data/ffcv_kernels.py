@@ -43,12 +43,16 @@ for function in (
 
 # By name, not by address: an address would be another one in the next process, so numba would refuse to cache.
 llvm.add_symbol("gsam_ffcv_imdecode", ctypes.cast(lib.imdecode, ctypes.c_void_p).value)
-llvm.add_symbol("gsam_ffcv_resize", ctypes.cast(lib.resize, ctypes.c_void_p).value)
+# OpenCV's cv::hal::resize, which FFCV's library is linked with and calls for INTER_AREA only.
+llvm.add_symbol("gsam_opencv_resize", ctypes.cast(lib["_ZN2cv3hal6resizeEiPKhmiiPhmiiddi"], ctypes.c_void_p).value)
 _imdecode = nb.ExternalFunction(
     "gsam_ffcv_imdecode",
     nb.int32(nb.uintp, nb.uint64, nb.uint32, nb.uint32, nb.uintp, *[nb.uint32] * 6, nb.uint8, nb.uint8),
 )
-_resize = nb.ExternalFunction("gsam_ffcv_resize", nb.void(*[nb.int64] * 11))
+_picture = (nb.uintp, nb.uintp, nb.int32, nb.int32)  # first byte, bytes from row to row, width, height
+_resize = nb.ExternalFunction(
+    "gsam_opencv_resize", nb.void(nb.int32, *_picture, *_picture, nb.float64, nb.float64, nb.int32)
+)
 
 compiled = njit(nogil=True, cache=cacheable())
 compiled_parallel = njit(nogil=True, cache=cacheable(), parallel=True)
@@ -56,8 +60,11 @@ compiled_parallel = njit(nogil=True, cache=cacheable(), parallel=True)
 JPEG = 0  # FFCV's mode of a compressed picture; 1 is raw
 RULES = ("none", "inception", "torchvision", "resmall")  # of gsam.data.Crop
 WHOLE, INCEPTION, TORCHVISION, RESMALL = range(4)
-# training: seed, epoch, crop rule, area least (resmall: its share) and most, aspect least and most, flip probability
-NUM_PARAMETERS = 8
+# training: seed, epoch, crop rule, area least (resmall: its share) and most, aspect least and most, flip probability,
+# filter
+NUM_PARAMETERS = 9
+CV_8UC3 = 16
+FILTERS = {"linear": 1, "area": 3}  # of gsam.data.Filter; OpenCV's INTER_LINEAR and INTER_AREA
 GOOD, UNDECODABLE, CHANGED = 0, 1, 2  # status of a picture; CHANGED: since it was written, by its checksum
 
 
@@ -81,12 +88,13 @@ def decode_jpeg(data, height, width):
 
 
 @compiled
-def resize_area(pixels, top, left, rows, columns, out):
-    """OpenCV's INTER_AREA resize of a box."""
-    height, width = pixels.shape[0], pixels.shape[1]
+def resize_box(pixels, top, left, rows, columns, how, out):
+    """OpenCV's resize of a box; `how`: a value of FILTERS."""
+    stride = 3 * pixels.shape[1]
+    first = pixels.ctypes.data + stride * top + 3 * left
     _resize(
-        0, np.int64(pixels.ctypes.data), height, width, top, top + rows, left, left + columns,
-        np.int64(out.ctypes.data), out.shape[0], out.shape[1],
+        CV_8UC3, first, stride, columns, rows, out.ctypes.data, 3 * out.shape[1], out.shape[1], out.shape[0],
+        out.shape[1] / columns, out.shape[0] / rows, how,
     )  # fmt: skip
 
 
@@ -108,7 +116,7 @@ def training_box(index, height, width, parameters):
 def resize_and_flip(pixels, box, index, parameters, out):
     """Resize a box of `pixels` into `out` and mirror it where the draw says so."""
     top, left, rows, columns = box
-    resize_area(pixels, top, left, rows, columns, out)
+    resize_box(pixels, top, left, rows, columns, np.int32(parameters[8]), out)
     if flipped(np.int64(parameters[0]), np.int64(parameters[1]), index, parameters[7]):
         for row in range(out.shape[0]):
             for left_column in range(out.shape[1] // 2):

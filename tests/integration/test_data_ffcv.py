@@ -14,7 +14,18 @@ import pytest
 import torch
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from gsam.data import AugmentConfig, Backend, Crop, DataConfig, build_loader, check, num_classes, open_source, prepare
+from gsam.data import (
+    AugmentConfig,
+    Backend,
+    Crop,
+    DataConfig,
+    Filter,
+    build_loader,
+    check,
+    num_classes,
+    open_source,
+    prepare,
+)
 from gsam.data.checksum import checksum
 from gsam.data.folder import eval_pixels
 from gsam.data.keyed import epoch_order, eval_geometry, flipped, inception_box, resmall_box, torchvision_box
