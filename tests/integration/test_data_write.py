@@ -225,3 +225,34 @@ def test_a_folder_that_cannot_be_written(photos, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot be written.*--out, data.ffcv_root"):
         write_dataset("imagefolder", str(photos), str(tmp_path / "file" / "out"))
+
+
+@pytest.mark.slow  # FFCV compiles its pipeline
+@pytest.mark.parametrize("preset", ["raw", "500_jpeg90"])
+def test_ffcvs_own_loader_reads_the_files(photos, tmp_path, preset):
+    """Bare FFCV 1.0.2 with its own decoder: every picture and label, the checksums as one more field of integers."""
+    import cv2
+
+    from gsam.data import ffcv_guard, open_source
+
+    write_dataset("imagefolder", str(photos), str(tmp_path), preset=preset, splits=["val"], workers=1)
+    with ffcv_guard.torch_threads_kept():
+        from ffcv.fields.decoders import CenterCropRGBImageDecoder, IntDecoder
+        from ffcv.loader import Loader, OrderOption
+
+        loader = Loader(
+            str(tmp_path / "val.beton"), batch_size=7, num_workers=1, order=OrderOption.SEQUENTIAL, drop_last=False,
+            pipelines={
+                "image": [CenterCropRGBImageDecoder((32, 32), 1.0)], "label": [IntDecoder()], "checksum": [IntDecoder()]
+            },
+        )  # fmt: skip
+        batches = [tuple(np.array(part) for part in batch) for batch in loader]
+    images, labels, sums = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    source = open_source("imagefolder", str(photos), "val")
+    assert labels[:, 0].tolist() == source.labels.tolist() and len(set(sums[:, 0].tolist())) == len(source)
+    for index, image in enumerate(images):
+        pixels = source[index][0]
+        side = min(pixels.shape[:2])
+        top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+        expected = cv2.resize(pixels[top : top + side, left : left + side], (32, 32), interpolation=cv2.INTER_AREA)
+        assert np.abs(image.astype(int) - expected).mean() < (1 if preset == "raw" else 6)
