@@ -9,9 +9,12 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 
 from gsam.data import AugmentConfig, Backend, DataConfig, Order, build_loader
+from gsam.data import order as orders
 from tests.photos import CLASSES, TRAIN_PER_CLASS, VAL_PER_CLASS, make_folder
+from tests.runs import train
 
 CORES = len(os.sched_getaffinity(0))
 NUM = {"train": len(CLASSES) * TRAIN_PER_CLASS, "val": len(CLASSES) * VAL_PER_CLASS}
@@ -122,3 +125,29 @@ def test_evaluation_takes_every_picture_exactly_once_on_any_number_of_ranks(phot
 def test_backends_take_the_same_pictures_in_the_same_order(photos, order):
     folder, fast = (loader(photos, backend, order=order) for backend in BACKENDS)
     assert np.array_equal(folder.order(2, 3), fast.order(2, 3))
+
+
+@pytest.mark.skipif(Backend.ffcv not in BACKENDS, reason="ffcv is not installed")
+def test_a_run_chooses_its_order_once_and_continues_with_it(fashion_root, tmp_path, monkeypatch, capsys):
+    """Stopped where memory was short, continued where there is plenty: bit for bit the run that was never stopped."""
+    small = [
+        "data.limit_train=400",
+        "data.limit_eval=20",
+        "train.batch_size=40",
+        "train.epochs=8st",
+        "train.save_every=4st",
+    ]
+
+    def run(folder, free_mib, *more):
+        monkeypatch.setattr(orders, "free_memory", lambda: (free_mib << 20, "the host's memory"))
+        where = [f"paths.fashion_mnist={fashion_root}", f"run.dir={tmp_path / folder}", "data.backend=ffcv"]
+        trainer = train("optimizer=vanilla", "schedule.warmup_steps=2", *small, *where, *more)
+        assert json.loads((trainer.folder.path / "meta.json").read_text())["order"] == "quasi_random"
+        return trainer.model.state_dict()
+
+    run("stopped", 1, "train.max_steps=4")
+    assert "1 rank(s); every epoch reads it again, block by block" in capsys.readouterr().out
+    continued = run("stopped", 1 << 20)
+    assert "data.order=quasi_random, as the run began" in capsys.readouterr().out
+    whole = run("whole", 1)
+    assert all(torch.equal(continued[key], whole[key]) for key in whole)
