@@ -36,9 +36,8 @@ def seen(config: Config, step: int, world: int = 1) -> tuple[Tensor, Tensor, str
         group_size=getattr(config.optimizer, "group_size", None) or local,
     )  # fmt: skip
     try:
-        position = step * config.optimizer.batches_per_step
-        with closing(stream(loader, position, keys=augment.needs_keys)) as batches:
-            images, labels = augment(*next(batches), step=step)
+        with closing(stream(loader, step, config.optimizer.batches_per_step, augment.needs_keys)) as steps:
+            images, labels = augment(*next(steps)[0], step=step)
     finally:
         loader.close()
     mix = augment.drawn(step, 0, *images.shape[2:]) if augment.mixes else None

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import torch
@@ -130,8 +130,9 @@ class Trainer:
             due = {name for name, steps in every.items() if steps is not None and self.step % max(1, steps) == 0}
             due |= {"log", "eval", "save"} if last else set()
             left = signals.asked()
-            if "log" in due:
+            if due or left:  # before anything of this step is recorded
                 resume.refuse_drift(self.runtime, self.model.state_dict(), self.step)
+            if "log" in due:
                 self._log_train()
             asked = time.monotonic()
             names = ["best.pt"] if "eval" in due and self._evaluate() else []
@@ -163,21 +164,14 @@ class Trainer:
         raise explained(self.stepper, batches, problem)
 
     def _batches(self) -> Iterator[list[Batch]]:
-        """The batches of each step from the current one to the last, over as many epochs as it takes; counts the time spent
-        waiting. Methods with several batches per step get copies: the loader reuses its buffers."""
-        count = self.config.optimizer.batches_per_step
-        found = stream(self.train_loader, self.step * count, keys=self.stepper.augment.needs_keys)
-        try:
+        """The batches of each step from the current one to the last; counts the time spent waiting."""
+        count, keys = self.config.optimizer.batches_per_step, self.stepper.augment.needs_keys
+        with closing(stream(self.train_loader, self.step, count, keys)) as steps:
             while self.step < self.stop_step:
                 asked = time.monotonic()
-                batches = [next(found)]
-                while len(batches) < count:
-                    batches[-1] = tuple(t.clone() for t in batches[-1])
-                    batches.append(next(found))
+                batches = next(steps)
                 self.waited += time.monotonic() - asked
                 yield batches
-        finally:
-            found.close()
 
     # ---- records ----------------------------------------------------------------------------------------------------
 
@@ -205,18 +199,18 @@ class Trainer:
         self.began, self.waited, self.images = time.monotonic(), 0.0, 0
 
     def _evaluate(self) -> bool:
-        """On the validation set: the weights, and their average where there is one (`best` follows the average). Returns
-        whether this is the best so far."""
+        """On the validation set or held-out part: the weights, and their average, if any. Whether it is the best so far."""
+        name = "holdout" if self.config.data.holdout else "val"
         models = {"raw": self.model} | ({"ema": self.stepper.ema.module} if self.stepper.ema is not None else {})
         for which, model in models.items():
             metrics = evaluate(
                 model, self.val_loader, device=self.runtime.device, autocast=self._autocast, mean=self.config.augment.mean,
                 std=self.config.augment.std, channels_last=self.config.train.channels_last,
             )  # fmt: skip
-            row = {"kind": "eval", "step": self.step, "epoch": self._epoch(), "evalset": "val", "weights": which}
+            row = {"kind": "eval", "step": self.step, "epoch": self._epoch(), "evalset": name, "weights": which}
             self.log.write({**row, **vars(metrics), "wall_s": self.seconds})
             self.progress.note(
-                f"step {self.step}: val top-1 {metrics.top1:.2%} ({which}), loss {metrics.nll:.3f}, n {metrics.n}"
+                f"step {self.step}: {name} top-1 {metrics.top1:.2%} ({which}), loss {metrics.nll:.3f}, n {metrics.n}"
             )
         better = metrics.top1 > self.best_top1
         self.best_top1 = max(metrics.top1, self.best_top1)
@@ -236,9 +230,10 @@ class Trainer:
         if self.runtime.is_main:
             state = self.stepper.state_dict() | {
                 "best_top1": self.best_top1, "seconds": self.seconds + time.monotonic() - self.began,
-                "skipped_pictures": skipped, "config_hash": run_hash(self.config), "num_classes": self.train_loader.num_classes,
-                "meter": self.meter.state_dict(), **resume.facts(self.config, self.runtime),
+                "skipped_pictures": skipped, "num_classes": self.train_loader.num_classes, "meter": self.meter.state_dict(),
+                **resume.facts(self.config, self.runtime),
             }  # fmt: skip
+            self.log.flush()
             self.writer.save(names, state)
 
     def _restore(self) -> None:
