@@ -193,8 +193,10 @@ def test_other_pictures_are_not_continued(photos, tmp_path):
             write_dataset("imagefolder", str(root), str(tmp_path / "out"), splits=["train"], preset="raw", workers=1)
     journal = tmp_path / "out" / "train.beton.tmp.journal"
     assert b'"n": 42' in journal.read_bytes()
-    last.with_name("renamed.jpg").write_bytes(good)
-    last.unlink()
+    last.write_bytes(good)
+    first = sorted((root / "train" / "n01").iterdir())[0]
+    first.unlink()
+    first.with_name("000_new.jpg").write_bytes(good)  # its place has been written already
     write_dataset("imagefolder", str(root), str(tmp_path / "out"), splits=["train"], preset="raw", workers=1)
     write_dataset("imagefolder", str(root), str(tmp_path / "direct"), splits=["train"], preset="raw", workers=1)
     assert (tmp_path / "out" / "train.beton").read_bytes() == (tmp_path / "direct" / "train.beton").read_bytes()
