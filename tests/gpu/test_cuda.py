@@ -3,11 +3,14 @@
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
+from gsam.augment import OnDevice
+from gsam.data import AugmentConfig, RandAugment
 from gsam.runtime import Precision
 from gsam.verify.proofs import PROOFS
 from tests.contract import matrix
@@ -90,3 +93,30 @@ def test_memory_beyond_vanilla_in_copies_of_the_weights(kind, limit):
     peak = {k: float(subprocess.run([*command, k], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()[-1])
             for k in ("vanilla", kind)}  # fmt: skip
     assert (peak[kind] - peak["vanilla"]) * 2**20 / (4 * 88_224_232) <= limit
+
+
+@contextmanager
+def no_waiting():
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_augmentation_gives_the_same_pictures_and_waits_for_nothing(device):
+    """RandAugment and jitter end in whole numbers: no pixel differs from the CPU's. Once the pictures are on the device nothing
+    waits for it."""
+    config = AugmentConfig(size=64, mixup=0.2, randaugment=RandAugment.official, layers=3, color_jitter=0.4)
+    made, on_cpu = (
+        OnDevice(config, place, seed=3, num_classes=10, group_size=32) for place in (device, torch.device("cpu"))
+    )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (128, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    labels, keys = torch.arange(128) % 10, torch.stack([torch.zeros(128, dtype=torch.int64), torch.arange(128)], dim=1)
+    there = images.to(device), labels.to(device)
+    with no_waiting() if device.type == "cuda" else nullcontext():
+        distorted, (mixed, targets) = made.distort(there[0], keys), made(*there, keys, step=5)
+    assert torch.equal(distorted.cpu(), on_cpu.distort(images, keys))
+    expected = on_cpu(images, labels, keys, step=5)
+    torch.testing.assert_close(mixed.cpu(), expected[0]), torch.testing.assert_close(targets.cpu(), expected[1])
