@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,14 +29,14 @@ import numpy as np
 import photos
 import psutil
 
-from gsam.data import AugmentConfig, Backend, Crop, DataConfig, build_loader, ffcv_guard
+from gsam.data import AugmentConfig, Backend, Crop, DataConfig, Filter, build_loader, ffcv_guard
 from gsam.data.checks import cores
 from gsam.data.write import write_dataset
 
 PRESETS = {"jpeg": "500_jpeg90", "raw": "256_raw"}
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 TORCHVISION = AugmentConfig(crop=Crop.torchvision, area=list(AREA), aspect=list(ASPECT))
-INCEPTION = AugmentConfig()
+INCEPTION, LINEAR = AugmentConfig(), replace(TORCHVISION, filter=Filter.linear)
 Epochs = Iterator[int]
 """Each next() reads one epoch and gives its number of pictures."""
 
@@ -141,7 +142,8 @@ def parts(kind: str, betons: Path, rounds: int) -> dict[str, float]:
         pictures.append((data, pixels, box, *(cut(data, height, width, *box) if kind == "jpeg" else ())))
     jobs: dict[str, Callable] = {
         "checksum": lambda data, *_: add_up(data),
-        "resize_area": lambda data, pixels, box, *_: kernels.resize_area(pixels, *box, out),
+        "resize_area": lambda data, pixels, box, *_: kernels.resize_box(pixels, *box, kernels.FILTERS["area"], out),
+        "resize_linear": lambda data, pixels, box, *_: kernels.resize_box(pixels, *box, kernels.FILTERS["linear"], out),
     }
     if kind == "jpeg":
         jobs |= {
@@ -206,6 +208,7 @@ def main() -> None:
                 f"ours_{kind}": ours(root, betons[kind], TORCHVISION, **how),
                 f"ffcv_{kind}": bare_ffcv(root, kind, Path(folder), **how),
                 f"ours_{kind}_inception": ours(root, betons[kind], INCEPTION, **how),
+                f"ours_{kind}_linear": ours(root, betons[kind], LINEAR, **how),
             }
         jobs |= {name: torchvision_loader(root, name, **how) for name in ("pil", "tv")}
         rates, core_rates = measure(jobs, args.rounds)
@@ -225,7 +228,7 @@ def ratios(rates: dict[str, list[float]], name: str) -> dict[str, float]:
     middle = {job: median(values) for job, values in rates.items()}
     found = {}
     for kind in PRESETS:
-        for rule in ("", "_inception"):
+        for rule in ("", "_inception", "_linear"):
             us = middle[f"ours_{kind}{rule}"]
             found |= {f"{name}_to_{x}_{kind}{rule}": us / middle[y] for x, y in
                       (("ffcv", f"ffcv_{kind}"), ("pil", "pil"), ("tv", "tv"))}  # fmt: skip

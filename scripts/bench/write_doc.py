@@ -48,11 +48,13 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
     "loader": (
         "Images per second into a training batch, random crops of 224 pixels from photographs of about 500 x 375, uint8, over "
         "those of FFCV's own Loader, of torchvision's ImageFolder with Pillow and of torchvision.io; `jpeg` is the default "
-        "preset, `raw` 256_raw (Pillow's and torchvision.io's always read the JPEGs). The same crop rule on all sides; "
-        "*inception*: the recipes' rule for ours. *First batch*: seconds in a second process, with the kernels on disk.",
+        "preset, `raw` 256_raw (Pillow and torchvision.io always read the JPEGs). The same crop rule on all sides; "
+        "*inception*: the recipes' rule for ours; *linear*: augment.filter=linear for ours. *First batch*: seconds in a second "
+        "process, with the kernels on disk.",
         {
             "workers": ("workers", ""), "FFCV, jpeg": ("ratio_to_ffcv_jpeg", ".2f"), "raw": ("ratio_to_ffcv_raw", ".2f"),
-            "jpeg, inception": ("ratio_to_ffcv_jpeg_inception", ".2f"), "Pillow, jpeg": ("ratio_to_pil_jpeg", ".2f"),
+            "jpeg, inception": ("ratio_to_ffcv_jpeg_inception", ".2f"), "jpeg, linear": ("ratio_to_ffcv_jpeg_linear", ".2f"),
+            "Pillow, jpeg": ("ratio_to_pil_jpeg", ".2f"),
             "Pillow, raw": ("ratio_to_pil_raw", ".2f"), "torchvision.io, jpeg": ("ratio_to_tv_jpeg", ".2f"),
             "first batch, s": ("second_start_first_batch_s", ".2f"),
         },
