@@ -52,7 +52,9 @@ def test_a_run_that_stops_in_mid_epoch_continues_with_the_same_draws(fashion_roo
 def test_the_trainer_gives_the_model_what_the_loaders_pictures_become(photos, tmp_path, monkeypatch):
     """Over the border of an epoch: each picture's key is its epoch and index."""
     seen, call = [], OnDevice.__call__
-    monkeypatch.setattr(OnDevice, "__call__", lambda self, *batch, **k: seen.append(batch) or call(self, *batch, **k))
+    monkeypatch.setattr(
+        OnDevice, "__call__", lambda self, *batch, **k: seen.append((*batch, k)) or call(self, *batch, **k)
+    )
     words = folder_settings(photos, "augment.randaugment=official", "train.epochs=5st", "train.eval_every=5st")
     trainer = train(*words, f"run.dir={tmp_path}/run")
     loader = build_loader(
@@ -60,8 +62,8 @@ def test_the_trainer_gives_the_model_what_the_loaders_pictures_become(photos, tm
     )
     expected = [(epoch, images) for epoch in (0, 1) for images, _ in loader.epoch(epoch)][:5]
     orders = [*loader.order(0).reshape(3, 14), *loader.order(1).reshape(3, 14)]
-    assert len(seen) == 5
-    for (images, _, keys), (epoch, wanted), order in zip(seen, expected, orders, strict=False):
+    assert [numbers for *_, numbers in seen] == [{"step": step, "part": 0} for step in range(5)]
+    for (images, _, keys, _), (epoch, wanted), order in zip(seen, expected, orders, strict=False):
         assert torch.equal(images, wanted) and (keys[:, 0] == epoch).all() and keys[:, 1].tolist() == order.tolist()
 
 
