@@ -44,9 +44,9 @@ def encode(pixels: np.ndarray, quality: int) -> np.ndarray:
     return data.reshape(-1)
 
 
-def scan_header(data):
+def scan_header(data, height, width):
     """(start of SOF0's content, blocks per restart interval, start of the codes) of a JPEG that `cut` can cut; zeros for
-    any other: not baseline, not one scan of three components, not 4:2:0, no or uneven intervals.
+    any other: not of this size, not baseline, not one scan of three components, not 4:2:0, no or uneven intervals.
     """
     size = data.size
     if size < 4 or data[0] != 0xFF or data[1] != 0xD8:
@@ -66,8 +66,9 @@ def scan_header(data):
         elif kind == 0xDA:  # SOS
             if frame == 0 or interval == 0 or length != 12:
                 break
-            blocks = (256 * np.int64(data[frame + 3]) + np.int64(data[frame + 4]) + BLOCK - 1) // BLOCK
-            if blocks % interval != 0:
+            rows = 256 * np.int64(data[frame + 1]) + np.int64(data[frame + 2])
+            columns = 256 * np.int64(data[frame + 3]) + np.int64(data[frame + 4])
+            if rows != height or columns != width or -(-width // BLOCK) % interval != 0:
                 break
             return frame, interval, at
     return 0, 0, 0
@@ -122,7 +123,7 @@ def cut(data, height, width, top, left, rows, columns):
     is bit for bit that of the whole picture. The whole picture where a JPEG cannot be cut or nothing can be left out.
     """
     whole = (data, 0, 0, height, width)
-    frame, interval, codes = scan_header(data)
+    frame, interval, codes = scan_header(data, height, width)
     if frame == 0:
         return whole
     across = -(-width // (BLOCK * interval))

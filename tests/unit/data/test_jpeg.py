@@ -121,13 +121,15 @@ def test_a_damaged_jpeg_stays_whole_for_the_decoder_to_judge(compiled):
     import numba
 
     data = encode(photo(500, 375), 90)
-    frame, interval, codes = scan_header(data)
+    frame, interval, codes = scan_header(data, 375, 500)
     starts = numba.njit(find_intervals)(data, codes, 24 * 8)
     assert interval == 4 and starts[-1] == data.size and starts[0] == codes
     for at, value in ((starts[5] - 1, 0xD1), (starts[5] - 2, 0x12), (frame + 5, 1), (0, 0)):
         damaged = data.copy()
         damaged[at] = value
         assert compiled(damaged, 375, 500, 100, 200, 90, 80)[1:] == (0, 0, 375, 500)
+    for size in ((376, 500), (375, 499)):  # not the size that the file says it has
+        assert compiled(data, *size, 100, 200, 90, 80)[1:] == (0, 0, *size)
     for length in (0, 1, 3, 30, codes, codes + 1, 5000):
         part = data[:length].copy()
         assert compiled(part, 375, 500, 100, 200, 90, 80)[0].size == length
