@@ -123,7 +123,9 @@ def long_write(tmp_path, fashion_root, pages=1):
     """The script on Fashion-MNIST's 60,000 pictures, and its worker processes, once they write."""
     command = [*SCRIPT, "fashion_mnist", "--root", str(fashion_root), "--out", str(tmp_path), "--workers", "2"]
     unfinished = tmp_path / "train.beton.tmp"
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         try:
             deadline = time.monotonic() + 100
             while not (unfinished.exists() and unfinished.stat().st_size > pages * PAGE_BYTES):
@@ -206,7 +208,7 @@ def test_two_writers_in_one_folder(fashion_root, tmp_path):
     with long_write(tmp_path, fashion_root) as (process, _):
         with pytest.raises(ValueError, match="another process is writing into"):
             write_dataset("fashion_mnist", str(fashion_root), str(tmp_path), workers=1)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C: its workers get it too
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130 and "interrupted; the same command continues" in errors
     assert "Traceback" not in errors and "train.beton" not in files(tmp_path)

@@ -85,6 +85,7 @@ def test_an_archive_that_changed_is_read_again(downloads, tmp_path):
     [
         ("cut", "incomplete or damaged download"),
         ("other", "is not <WordNet id>.tar"),
+        ("inside", "n01440764_1.JPEG goes beyond the end"),
         ("class", "has no picture of 1 of ImageNet's 1000 classes \\(n01440764"),
     ],
 )
@@ -95,6 +96,9 @@ def test_another_or_an_incomplete_archive_is_refused(downloads, tmp_path, damage
         path.write_bytes(whole[: len(whole) // 2])
     elif damage == "other":
         write_tar(path, official.val_flat())
+    elif damage == "inside":  # a class's tar was cut when the archive was made
+        inner = write_tar(tmp_path / "inner.tar", next(iter(train_files()))[1]).read_bytes()
+        write_tar(path, [("n01440764.tar", inner[:700]), ("n01443537.tar", inner)])
     else:
         inner = tmp_path / "inner.tar"
         rest = list(train_files())[1:]
