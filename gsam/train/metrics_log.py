@@ -60,15 +60,22 @@ class MetricsLog:
         else:
             self.unwritten = []
 
+    def flush(self) -> None:
+        """Try again to write what the disk refused."""
+        if self.unwritten:
+            self._append()
+
     def sync(self) -> None:
-        """Rows must survive a power cut where the checkpoint of their step does: call it before that is written."""
+        """Rows must survive a kill or power cut where the checkpoint of their step does: call it before that is written. Raises
+        OSError while rows wait for room."""
+        if self.unwritten:
+            raise OSError(f"{len(self.unwritten)} rows of {self.path.name} wait for room")
         if self.path.exists():
             with open(self.path) as f:
                 os.fsync(f.fileno())
 
     def close(self) -> None:
-        if self.unwritten:
-            self._append()
+        self.flush()
         if self.unwritten:
             say(f"warning: {self.path} lacks its last {len(self.unwritten)} rows: the disk did not take them")
         if self.copy is not None:

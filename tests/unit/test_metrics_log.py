@@ -54,6 +54,19 @@ def test_rows_wait_for_room_on_the_disk(room_again, tmp_path, capsys):
     assert said.count("cannot be written") == 1 and ("lacks its last 3 rows" in said) != room_again
 
 
+def test_no_checkpoint_is_written_while_rows_before_it_wait(tmp_path):
+    made = log(tmp_path)
+    made.truncate(0)
+    with file_limit(120):
+        for step in range(5):
+            made.write(row(step))
+        with pytest.raises(OSError, match=r"3 rows of metrics\.jsonl wait for room"):
+            made.sync()
+    made.flush()
+    made.sync()
+    assert steps(tmp_path) == [0, 1, 2, 3, 4]
+
+
 def test_rows_after_the_checkpoint_are_dropped_with_a_torn_one(tmp_path):
     made = log(tmp_path)
     for step in (1, 2, 3):
