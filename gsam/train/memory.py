@@ -17,7 +17,8 @@ def explained(stepper: Stepper, batches: Sequence[Batch], error: torch.OutOfMemo
         if size % count == 0 and _fits(stepper, batches[0], size // count):
             return ValueError(
                 f"out of memory with train.accumulate={now}, micro-batches of {size // now} images ({first}); "
-                f"train.accumulate={count} fits: {size // count} images. The same update to rounding, except BatchNorm's"
+                f"train.accumulate={count} fits: {size // count} images. The same update to rounding, except "
+                "BatchNorm's; it is a new run, in a folder of its own"
             )
     return ValueError(
         f"out of memory with train.accumulate={now} ({first}), and one image at a time does not fit either: use a smaller "

@@ -5,23 +5,32 @@ from typing import Any
 
 import torch
 
-from gsam.config import Config
+from gsam.config import Config, run_hash
 from gsam.runtime import Runtime, SharedError
 from gsam.train.stepper import effective_m
 
 
 def facts(config: Config, runtime: Runtime) -> dict[str, Any]:
-    """Stored with every checkpoint. With another m it is another run; with another of the rest not bit for bit the same."""
-    m = effective_m(config, runtime.world)
-    return {"m": m, "world": runtime.world, "torch": str(torch.__version__), "device": runtime.device.type}
+    """Stored with every checkpoint. With another configuration or m it is another run; with another of the rest not bit for
+    bit the same."""
+    return {
+        "config_hash": run_hash(config), "m": effective_m(config, runtime.world), "world": runtime.world,
+        "torch": str(torch.__version__), "device": runtime.device.type,
+    }  # fmt: skip
 
 
 def compare(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Notes on what has changed since the checkpoint at `path` was written. Raises SharedError where it cannot continue."""
+    if stored["config_hash"] != now["config_hash"]:
+        raise SharedError(
+            f"{path} is of another run (configuration {stored['config_hash']}, this one is {now['config_hash']}): give "
+            f"run.dir=<another folder>, or leave it out; model.init={path} starts a new run from its weights"
+        )
     if stored["m"] != now["m"]:
         raise SharedError(
             f"{path} was trained with m={stored['m']} images per perturbation on {stored['world']} rank(s), this command gives "
-            f"m={now['m']} on {now['world']}: set optimizer.group_size={stored['m']}, or use as many ranks"
+            f"m={now['m']} on {now['world']}: use {stored['world']} rank(s). Runs that may change their number of ranks need "
+            "optimizer.group_size from the first step on"
         )
     names = {"world": "number of ranks", "torch": "torch", "device": "device"}
     return [

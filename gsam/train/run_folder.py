@@ -36,7 +36,7 @@ class RunFolder:
         """What an earlier process of this run wrote into meta.json; None if there was none."""
         try:
             return json.loads((self.path / "meta.json").read_text()).get(key)
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
             return None
 
     def keep(self, key: str, value: Any) -> None:
@@ -48,6 +48,15 @@ class RunFolder:
         if not self._writer:
             return
         self.refuse_other_run()
+        try:
+            self._start()
+        except OSError as error:
+            raise ValueError(
+                f"run.dir={self.path} cannot be written ({error}): make room there, or give "
+                "run.dir=<another folder> or run.root=<another>"
+            ) from error
+
+    def _start(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         # Of a process that was killed while it wrote. evaluate.py may be writing files of other names.
@@ -93,7 +102,14 @@ class RunFolder:
         """A folder given by run.dir may hold a run with other settings: continuing it would mix the two."""
         try:
             before = json.loads((self.path / "meta.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, NotADirectoryError):
+            if any(self.checkpoints.glob("*.pt")):
+                raise ValueError(
+                    f"run.dir={self.path} has checkpoints but no meta.json, so nothing tells which run they are of: copy the "
+                    "whole folder, or give another run.dir; model.init=<checkpoint> starts a new run from its weights"
+                ) from None
+            return
+        except json.JSONDecodeError:
             return
         if before.get("config_hash") != self._meta["config_hash"]:
             old = yaml.safe_load((self.path / "config.yaml").read_text())

@@ -3,13 +3,15 @@
 import pytest
 import torch
 
+from gsam.optim import Scope
 from gsam.runtime import Precision, Runtime
 from gsam.train.memory import explained
 from gsam.train.resume import compare, facts, refuse_drift
+from gsam.train.stepper import effective_m
 from tests.contract.matrix import Case, batches, stepper
 from tests.ranks import run_ranks
 
-NOW = {"m": 40, "world": 1, "torch": "2.14.1", "device": "cpu"}
+NOW = {"config_hash": "1a2b3c4d", "m": 40, "world": 1, "torch": "2.14.1", "device": "cpu"}
 
 
 def test_another_m_is_refused_with_the_way_out():
@@ -17,13 +19,25 @@ def test_another_m_is_refused_with_the_way_out():
     config.optimizer.group_size = None
     one, two = (facts(config, Runtime(torch.device("cpu"), 0, world)) for world in (1, 2))
     assert (one["m"], two["m"]) == (16, 8)
-    with pytest.raises(
-        ValueError, match=r"m=16 images per perturbation on 1 rank.*m=8 on 2: set optimizer.group_size=16"
-    ):
+    with pytest.raises(ValueError, match=r"m=16 images per perturbation on 1 rank.*m=8 on 2: use 1 rank"):
         compare("last.pt", one, two)
+    assert one["config_hash"] == two["config_hash"]
     config.optimizer.group_size = 8
     (note,) = compare("last.pt", *(facts(config, Runtime(torch.device("cpu"), 0, world)) for world in (1, 2)))
     assert note.startswith("note: number of ranks was 1") and "not bit for bit" in note
+
+
+def test_one_perturbation_for_all_ranks_has_the_whole_batch_as_m():
+    config = stepper(Case("gsam", Precision.fp32, 1, 1, 1, "bn")).config
+    config.optimizer.group_size, config.optimizer.scope = None, Scope["global"]
+    assert effective_m(config, 2) == config.train.batch_size == 16
+
+
+def test_a_checkpoint_of_another_run_is_refused():
+    with pytest.raises(
+        ValueError, match=r"another run \(configuration 1a2b3c4d.*run\.dir=.*model\.init=last\.pt starts a new"
+    ):
+        compare("last.pt", NOW, {**NOW, "config_hash": "00000000"})
 
 
 @pytest.mark.parametrize(("key", "value"), [("torch", "2.9.0"), ("device", "cuda")])
