@@ -3,12 +3,13 @@
 import hydra
 from omegaconf import DictConfig
 
-from gsam.cli import entry, prepare_argv
+from gsam.cli import entry, leave_when_asked, prepare_argv
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 @entry
 def main(cfg: DictConfig) -> None:
+    leave_when_asked()
     from gsam.config import load
     from gsam.runtime import Runtime
     from gsam.train.trainer import Trainer

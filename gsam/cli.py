@@ -1,17 +1,20 @@
 """What the entry points need before anything heavy is imported: this module imports hydra only."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from types import FrameType
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 REQUEUE = 75  # exit code of a run that was asked to leave and has saved (EX_TEMPFAIL: try again)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
@@ -21,7 +24,24 @@ def prepare_argv() -> None:
     Hydra would stop at the first unknown key and advise `+key=value`, with which a typo is then silently ignored. Choices of
     config groups (`optimizer=gsam`), Hydra's own keys, deletions and explicit prefixes stay as they are.
     """
+    for arg in sys.argv[1:]:
+        if arg.startswith("~") and not arg.startswith(("~hydra.", "~hydra/", "~experiment", "~debug")):
+            key = arg[1:].partition("=")[0]
+            sys.exit(f"error: {arg}: a setting cannot be deleted, it would silently take another value; give {key}=…")
     sys.argv[1:] = [_forced(arg) for arg in sys.argv[1:]]
+
+
+def leave_when_asked() -> None:
+    """Until the training takes the signals itself they end the process at once with the code for requeue: nothing is lost."""
+    for number in SIGNALS:
+        signal.signal(number, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    print(
+        f"{signal.Signals(number).name} before the first step; the same command continues", file=sys.stderr, flush=True
+    )
+    os._exit(REQUEUE)  # an exception may be swallowed: by a finalizer, by a library that catches everything
 
 
 def share_cores() -> None:
@@ -73,6 +93,17 @@ def _child(overrides: list[str]) -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise SystemExit("error: -m under torchrun would start every job on every rank; start one torchrun per job")
     print(f"--- job: {' '.join(overrides)}", flush=True)
-    code = subprocess.run([sys.executable, sys.argv[0], *overrides]).returncode
+    child, seen = subprocess.Popen([sys.executable, sys.argv[0], *overrides]), []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        child.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    code = child.wait()  # subprocess.run would kill it a quarter of a second after Ctrl-C, before it has saved
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if seen or code == REQUEUE:
+        sys.exit(REQUEUE)  # no further job
     if code:  # raised after all jobs have run
         raise RuntimeError(f"job failed with exit code {code}: {' '.join(overrides)}")

@@ -13,11 +13,13 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,21 @@ def command(settings: list[str], folder: Path, ranks: int) -> list[str]:
     return [*start, str(ROOT / "train.py"), *settings, f"run.dir={folder}"]
 
 
-def start(words: list[str], log: Path) -> subprocess.Popen:
+@contextmanager
+def running(words: list[str], log: Path) -> Iterator[subprocess.Popen]:
+    """The process; nothing of it lives afterwards, however the body ends."""
     env = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-    return subprocess.Popen(words, stdout=log.open("ab"), stderr=subprocess.STDOUT, start_new_session=True, env=env)
+    with log.open("ab") as file:
+        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=env)
+    try:
+        yield process
+    finally:
+        kill_all(process)
+
+
+def leave_on_sigterm() -> None:
+    """As on Ctrl-C: by an exception, so that `running` ends its process."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def steps_done(folder: Path) -> int:
@@ -101,7 +115,8 @@ def killed_run(words: list[str], folder: Path, log: Path, total: int, kills: int
     struck: list[str] = []
     for k in range(kills):
         step = max(steps_done(folder), round(total * (k + random.random()) / (kills + 1)))
-        where = kill_at(start(words, log), folder, step, while_saving=k % 2 == 1)
+        with running(words, log) as process:
+            where = kill_at(process, folder, step, while_saving=k % 2 == 1)
         if where is None:
             break
         struck.append(where)
@@ -140,14 +155,20 @@ def main() -> int:
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     random.seed(args.seed)
+    leave_on_sigterm()
     whole, killed, log = args.out / "whole", args.out / "killed", args.out / "log.txt"
     print(f"the run left alone: {' '.join(args.settings)} (output: {log})", flush=True)
-    if start(command(args.settings, whole, args.ranks), log).wait():
-        print(f"error: it failed; the end of {log}:\n{log.read_text()[-2000:]}", file=sys.stderr)
+    with running(command(args.settings, whole, args.ranks), log) as process:
+        code = process.wait()
+    if code:
+        print(f"error: it failed; the end of its output:\n{log.read_text()[-2000:]}", file=sys.stderr)
+        if not whole.exists():  # a wrong setting: the corrected command may use the folder
+            shutil.rmtree(args.out)
         return 2
     words = command(args.settings, killed, args.ranks)
     struck = killed_run(words, killed, log, steps_done(whole), args.kills)
-    code = start(words, log).wait()
+    with running(words, log) as process:
+        code = process.wait()
     found = differences(whole, killed) if code == 0 else [f"the last start ended with exit code {code}, see {log}"]
     if len(struck) < args.kills:
         found.append(f"only {len(struck)} of {args.kills} kills struck: train longer, or save more often")

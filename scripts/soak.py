@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from resume_check import ROOT, command, kill_all, start, steps_done
+from resume_check import ROOT, command, leave_on_sigterm, running, steps_done
 
 sys.path.insert(0, str(ROOT))
 SMALL = [
@@ -51,9 +51,9 @@ def live(
     words: list[str], folder: Path, log: Path, life: int, seconds: float, every: float, began: float
 ) -> dict[str, Any]:
     """Start, watch for `seconds` after the first evaluation, then end it. Returns the samples and how it ended."""
-    before, process, samples = evaluations(folder), start(words, log), []
+    before, samples = evaluations(folder), []
     first, started = None, time.monotonic()
-    try:
+    with running(words, log) as process:
         while first is None or time.monotonic() - first < seconds:
             if process.poll() is not None:
                 raise SystemExit(f"error: the training ended by itself with exit code {process.returncode}, see {log}")
@@ -69,8 +69,6 @@ def live(
             process.send_signal(how)
             if process.wait(START_S) != REQUEUE:
                 raise SystemExit(f"error: SIGTERM gave exit code {process.returncode}, not {REQUEUE}, see {log}")
-    finally:
-        kill_all(process)
     return {
         "samples": samples,
         "end": {"time": time.monotonic() - began, "signal": how.name, "step": steps_done(folder)},
@@ -151,6 +149,7 @@ def main() -> int:
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     random.seed(args.seed)
+    leave_on_sigterm()
     result = soak(args)
     (args.out / "soak.json").write_text(json.dumps(result, indent=1) + "\n")
     plot(result, args.out / "soak.png")
