@@ -7,6 +7,7 @@ composed configuration against the dataclasses that the components own. Imported
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import Enum
@@ -173,15 +174,14 @@ def _unknown_paths(paths: dict[str, Any]) -> list[str]:
 
 
 def _problems(config: Config, world: int) -> Iterator[str]:
-    own = [p for part in (config.optimizer, config.base, config.train, config.ema) for p in part.problems()]
-    yield from own
+    yield from (own := [p for key in ("optimizer", "base", "train", "ema", "run") for p in getattr(config, key).problems()])
     try:
         Duration.parse(config.schedule.warmup_steps, "st")
     except ValueError as error:
         yield f"schedule.warmup_steps={config.schedule.warmup_steps}: {error}"
     if config.train.precision is Precision.fp16 and not config.optimizer.scale_free:
         yield f"optimizer={config.optimizer.name} needs true gradient magnitudes, which fp16's loss scaling hides: use bf16"
-    if config.schedule.power <= 0:
+    if not 0 < config.schedule.power < math.inf:
         yield f"schedule.power={config.schedule.power}: must be positive"
     if not 0 <= config.schedule.lr_min <= config.base.lr:
         yield f"schedule.lr_min={config.schedule.lr_min}: must lie between 0 and base.lr={config.base.lr}"

@@ -11,6 +11,8 @@ from itertools import zip_longest
 from gsam.data import SOURCES, SPLITS, AugmentConfig, Backend, Crop, DataConfig, class_names, ffcv_root
 from gsam.data.manifest import beton_problem, missing_splits, read_manifest, write_command
 
+WORKERS_PER_CORE = 8  # of data.backend=folder at most: each process takes half a gigabyte
+
 
 def cores() -> int:
     """Cores this process may use."""
@@ -46,8 +48,8 @@ def augment_problems(augment: AugmentConfig) -> Iterator[str]:
     for key, values in (("mean", augment.mean), ("std", augment.std)):
         if len(values) != 3:
             yield f"augment.{key}={list(values)}: needs three values, for red, green and blue on the scale 0 to 1"
-    if any(value <= 0 for value in augment.std):
-        yield f"augment.std={list(augment.std)} divides the pixels; every value must be positive"
+    if not all(0 < value < math.inf for value in augment.std) or not all(map(math.isfinite, augment.mean)):
+        yield f"augment.mean={list(augment.mean)}, augment.std={list(augment.std)}: finite, and std positive: it divides"
     if augment.layers < 1:
         yield f"augment.layers={augment.layers}: at least 1 operation; augment.randaugment=none for none"
     if not 0 <= augment.magnitude <= 20:
@@ -71,10 +73,13 @@ def data_problems(data: DataConfig) -> Iterator[str]:
             yield f"data.{key}={limit} must be at least 1; use null for the whole split"
     if not 0 <= data.holdout < 1:
         yield f"data.holdout={data.holdout} must be in [0, 1): the fraction of the training pictures to evaluate on"
-    least, most = (1, cores()) if data.backend is Backend.ffcv else (0, None)
-    if data.workers is not None and (data.workers < least or (most is not None and data.workers > most)):
-        bounds = f"from {least} to {most}, the cores of this process" if most else f"{least} or more"
-        yield f"data.workers={data.workers} with data.backend={data.backend.value}: choose {bounds}, or null"
+    least, per_core = (1, 1) if data.backend is Backend.ffcv else (0, WORKERS_PER_CORE)
+    most = per_core * cores()
+    if data.workers is not None and not least <= data.workers <= most:
+        yield (
+            f"data.workers={data.workers} with data.backend={data.backend.value}: choose from {least} to {most}, {per_core} "
+            "per core of this process, or null"
+        )
     if data.backend is Backend.ffcv:
         yield from _ffcv_problems(data)
     else:

@@ -131,6 +131,9 @@ class OtherConfig(BaseConfig):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
+        if "weight_decay" in self.kwargs:
+            yield f"base.kwargs.weight_decay={self.kwargs['weight_decay']}: set base.weight_decay, kernels only decay by it"
+            return
         kernel, bias = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 2), (2,)))
         kernel.grad, bias.grad = torch.ones(2, 2), torch.ones(2)
         try:

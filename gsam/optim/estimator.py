@@ -125,6 +125,13 @@ class Perturbing:
             yield f"optimizer.rho_min={low}, rho_max={high}: a perturbation radius is not negative"
         elif low > high:
             yield f"optimizer.rho_min={low} is larger than optimizer.rho_max={high}: swap them"
+        if constant and self.rho_schedule not in (Follow.lr, Follow.constant):
+            yield (
+                f"optimizer.rho={self.rho} is constant, optimizer.rho_schedule={self.rho_schedule.name} is not: "
+                "give rho_max and rho_min, or leave rho_schedule out"
+            )
+        if self.perturb is Perturb.sam and self.form is not Form.elementwise:
+            yield f"optimizer.form={self.form.name} is a form of ASAM: set optimizer.perturb=asam, or leave form out"
         if not 0 <= self.eta < math.inf:
             yield f"optimizer.eta={self.eta}: must not be negative"
         if self.group_size is not None and self.group_size < 1:

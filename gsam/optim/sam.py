@@ -1,6 +1,6 @@
 """SAM (Foret et al. 2021, arXiv 2010.01412, Algorithm 1) and ASAM (Kwon et al. 2021, arXiv 2102.11600)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch.nn import Parameter
@@ -34,3 +34,8 @@ class ASAMEstimator(SAMEstimator):
         super().__post_init__()
         if self.rho is None and self.rho_max is None and self.rho_min is None:
             self.rho = START[self.form]
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.perturb is Perturb.sam:
+            yield "optimizer=asam optimizer.perturb=sam is SAM with ASAM's radius: choose optimizer=sam"

@@ -189,4 +189,5 @@ class Writer:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
+    """Its first sentence: torch goes on to advise weights_only=False for a file it does not trust."""
+    return (str(error).splitlines() or [""])[0].partition(". ")[0]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import NamedTuple
 
 from gsam.losses import LossKind
@@ -91,7 +92,9 @@ class TrainConfig:
                 yield f"train.{key}={getattr(self, key)}: must be at least 1"
         if self.max_steps is not None and self.max_steps < 1:
             yield f"train.max_steps={self.max_steps}: must be at least 1, or null"
-        if self.clip_norm is not None and self.clip_norm <= 0:
+        if self.profile_steps < 0:
+            yield f"train.profile_steps={self.profile_steps}: must be at least 1, or 0 for no profile"
+        if self.clip_norm is not None and not self.clip_norm > 0:
             yield f"train.clip_norm={self.clip_norm}: must be positive, or null for no clipping"
         if not 0 <= self.seed < 2**32:
             yield f"train.seed={self.seed}: must be in [0, 2**32)"
@@ -117,6 +120,11 @@ class RunConfig:
     root: str = "runs"
     experiment: str | None = None
     """name of the experiment; filled in by experiment=…"""
+
+    def problems(self) -> Iterator[str]:
+        name = Path(self.experiment or "")
+        if name.is_absolute() or ".." in name.parts:
+            yield f"run.experiment={self.experiment}: a name below run.root={self.root}; run.dir takes any folder"
 
 
 class WandbMode(Enum):

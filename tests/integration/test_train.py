@@ -65,10 +65,10 @@ def test_a_finished_run_says_so_and_is_left_alone(paths, capsys):
     assert (first.folder.path / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(
-    "extra", [[], ["ema.decay=0.9", "train.accumulate=2", "optimizer.group_size=20", "data.backend=folder"]]
-)
-@pytest.mark.parametrize("method", ["gsam"])
+@pytest.mark.parametrize(("method", "extra"), [
+    ("vanilla", ["train.accumulate=2"]), ("sam", ["optimizer.group_size=20"]), ("asam", []), ("entropy_sgd", []), ("gsam", []),
+    ("gsam", ["ema.decay=0.9", "train.accumulate=2", "optimizer.group_size=20", "data.backend=folder"]),
+])  # fmt: skip
 def test_a_stopped_run_continues_bit_for_bit(method, extra, paths, tmp_path):
     """Stopped in the middle of the second epoch (10 steps each) and of a logging interval."""
     settings = [f"optimizer={method}", "train.seed=5", *extra, *SMALL, *paths[:1]]
