@@ -15,6 +15,12 @@ PIECE = 2**20  # elements that BLAS adds up at once
 EPS = 1e-12  # added to the norm of the ascent gradient, as in the official code
 
 
+def refuse_sparse(tensors: Sequence[Tensor], name: str) -> None:
+    """Raises ValueError where torch would fail inside, with words about something else."""
+    if any(t.is_sparse for t in tensors):
+        raise ValueError(f"{name} cannot take sparse gradients: use sam or weighted, or sparse=False in the embedding")
+
+
 def norm(tensors: Sequence[Tensor]) -> Tensor:
     """L2 norm of the whole list, shape ()."""
     if tensors[0].device.type == "cpu":  # torch's own norm adds up in one float32: 3e-3 off at 38 M elements

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from gsam.optim.batchnorm import BatchStats, second_pass
-from gsam.optim.engine import estimate
+from gsam.optim.engine import estimate, reduce_grads
 from gsam.optim.entropy_sgd import EntropySGDEstimator
 from gsam.optim.estimator import Estimator, Scope, Step, StepStats
 from gsam.optim.gsam import GSAMEstimator, Minimize
@@ -30,14 +30,14 @@ class SharpnessAware(Optimizer):
 
     base: any torch optimizer. model: optional; turns on frozen BatchNorm statistics and replayed random numbers in the second
     pass and, for DistributedDataParallel, one perturbation per rank with a single all-reduce per step. Without it a DDP
-    closure synchronises both passes: one perturbation for all ranks.
+    closure synchronises both passes: one perturbation for all ranks. alpha: None is the estimator's.
     """
 
     seed = 0  # of the noise that EntropySGD draws
     stats: StepStats | None = None  # of the last step: losses, norms, cos theta, as 0-dim tensors
 
     def __init__(self, base: Optimizer, estimator: Estimator, *, lr_max: float | None = None, lr_min: float = 0.0,
-                 alpha: float = 0.0, model: nn.Module | None = None):  # fmt: skip
+                 alpha: float | None = None, model: nn.Module | None = None):  # fmt: skip
         if not isinstance(base, Optimizer):
             raise TypeError(
                 f"base is a {type(base).__name__}; give an optimizer: {type(self).__name__}(torch.optim.SGD(params, lr=0.1), …)"
@@ -50,13 +50,14 @@ class SharpnessAware(Optimizer):
             )
         if lr_max is not None and not 0 <= lr_min <= lr_max:
             problems.append(f"lr_min={lr_min} must lie between 0 and lr_max={lr_max}")
-        problems += _unsupported(base, model)
+        problems += [*_unsupported(base, model), *_of_the_trainer(estimator)]
         if problems:
             raise ValueError("; ".join(problems))
         if model is not None and hasattr(estimator, "bind"):
             estimator.bind(model.named_parameters())
         self.base, self.estimator, self.model = base, estimator, model
-        self.lr_max, self.lr_min, self.alpha, self.steps = lr_max, lr_min, alpha, 0
+        self.lr_max, self.lr_min, self.steps = lr_max, lr_min, 0
+        self.alpha = getattr(estimator, "alpha", 0.0) if alpha is None else alpha
         super().__init__([{"params": []}], base.defaults)
 
     # The base's own, whenever it is looked at: loading a state makes new ones.
@@ -99,7 +100,8 @@ class SharpnessAware(Optimizer):
                 f"the learning rate is {lr:g}, above lr_max={self.lr_max:g}: rho would exceed rho_max={high:g}; give the "
                 "largest learning rate of the schedule as lr_max"
             )
-        return follow_lr(lr, self.lr_min, self.lr_max, low, high)
+        rho = follow_lr(lr, self.lr_min, self.lr_max, low, high)
+        return max(rho, low) if self.estimator.clamp_rho else rho
 
     def _sees_ddp(self) -> bool:
         return isinstance(_inner(self.model), DistributedDataParallel)
@@ -107,6 +109,9 @@ class SharpnessAware(Optimizer):
     def _grad_fn(self, closure: Callable[[], Tensor], params: list[Tensor]) -> Callable[..., Tensor]:
         states: dict[torch.device, Tensor] = {}
         no_sync = _inner(self.model).no_sync if self.estimator.local and self._sees_ddp() else nullcontext
+        # A plain network on several ranks, and a method whose every pass is to be their mean. (Under a DDP that is hidden in
+        # the closure this averages what is equal already.)
+        average = self.model is not None and _world() > 1 and not self.estimator.local and not self._sees_ddp()
 
         def grad_fn(*, again: bool = False, batch: int = 0) -> Tensor:
             self.zero_grad(set_to_none=True)
@@ -119,6 +124,8 @@ class SharpnessAware(Optimizer):
                 loss = closure()
             if not isinstance(loss, Tensor):
                 raise ValueError(f"the closure returned {loss!r}: it must return the loss, a tensor")
+            if average:
+                reduce_grads(params)
             return loss.detach()
 
         return grad_fn
@@ -190,8 +197,23 @@ def _unsupported(base: Optimizer, model: Any) -> Iterator[str]:
         yield "DistributedDataParallel(static_graph=True) does not go with no_sync, which this needs: leave static_graph out"
     if any(p.is_complex() for p in params):
         yield "complex parameters are not supported: give their real view, torch.view_as_real"
+    if any(group.get("maximize") for group in base.param_groups):
+        yield "maximize=True would perturb towards the best loss nearby; minimise the negative instead"
+    if isinstance(base, SharpnessAware):
+        yield f"base is a {type(base).__name__} itself; give the optimizer inside it, its .base"
     if isinstance(base, torch.optim.LBFGS):
         yield "LBFGS calls the closure itself, so it cannot be the base optimizer; choose one whose step() needs none"
+
+
+def _of_the_trainer(estimator: Estimator) -> Iterator[str]:
+    """Settings that only train.py acts on."""
+    for key in ("rho_schedule", "alpha_schedule", "group_size"):
+        value = getattr(estimator, key, None)
+        if value != getattr(type(estimator), key, None):
+            yield (
+                f"{key}={value} is train.py's; here rho follows the learning rate, alpha is constant, and the images of one "
+                "closure share a perturbation"
+            )
 
 
 def _scope(model: nn.Module | None) -> Scope:
@@ -237,14 +259,16 @@ class EntropySGD(SharpnessAware):
 
 
 class GSAM(SharpnessAware):
-    """Zhuang et al. 2022. rho follows the base optimizer's learning rate from rho_max (at lr_max) to rho_min (at lr_min)."""
+    """Zhuang et al. 2022. rho follows the base optimizer's learning rate from rho_max (at lr_max) to rho_min (at lr_min); below
+    lr_min, in warm-up, it goes on below rho_min, as in the official code, unless clamp_rho."""
 
     def __init__(self, base: Optimizer, rho_max: float, rho_min: float, alpha: float, *, lr_max: float, lr_min: float = 0.0,
-                 perturb: str = "sam", form: str = "elementwise", minimize: str = "fp",
+                 perturb: str = "sam", form: str = "elementwise", minimize: str = "fp", clamp_rho: bool = False,
                  model: nn.Module | None = None):  # fmt: skip
         estimator = GSAMEstimator(
             rho_max=rho_max, rho_min=rho_min, alpha=alpha, perturb=_member(Perturb, "perturb", perturb),
-            form=_member(Form, "form", form), minimize=_member(Minimize, "minimize", minimize), scope=_scope(model),
+            form=_member(Form, "form", form), minimize=_member(Minimize, "minimize", minimize), clamp_rho=clamp_rho,
+            scope=_scope(model),
         )  # fmt: skip
         super().__init__(base, estimator, lr_max=lr_max, lr_min=lr_min, alpha=alpha, model=model)
 

@@ -72,6 +72,12 @@ def test_polynomial_and_inverse_square_root():
     assert Schedules(Shape.inverse_sqrt, 10_000, 0, 1.0, 0.1).lr(9_999) == pytest.approx(0.1)
 
 
+def test_alpha_that_follows_the_learning_rate_never_turns_around():
+    """rho may become negative in warm-up, as in the official code; a negative alpha would widen the gap."""
+    made = Schedules(Shape.linear, 100, 10, 0.1, 0.05, rho_max=0.2, alpha_max=0.8, alpha_follows=Follow.lr)
+    assert made.rho(0) < 0 and made.alpha(0) == 0 and made.alpha(10) == pytest.approx(0.8)
+
+
 def test_the_clamp_keeps_rho_at_rho_min_in_warmup():
     clamped = Schedules(Shape.linear, 1000, 100, 1.0, 0.1, 0.2, 0.6, Follow.lr, clamp_rho=True)
     free = Schedules(Shape.linear, 1000, 100, 1.0, 0.1, 0.2, 0.6, Follow.lr)

@@ -108,6 +108,59 @@ def test_undo_takes_back_buffers_and_counts():
     assert all(torch.equal(before[k], v) for k, v in net.named_buffers())
 
 
+def test_ranks_without_ddp_are_averaged_in_every_pass_of_entropy_sgd():
+    """As with DDP: every inner step is that of the whole batch in one process."""
+    ours, other = run_ranks(2, _bare_entropy)
+    net, (x, y) = tiny_net(torch.float64, norm=False, dropout=0.0), tiny_data(torch.float64)
+    opt = gsam.EntropySGD(torch.optim.SGD(net.parameters(), lr=0.5), 3, model=net)
+    for _ in range(3):
+        opt.step(closure_of(net, x, y))
+    for one, two, expected in zip(ours, other, net.parameters(), strict=True):
+        assert torch.equal(one, two)
+        torch.testing.assert_close(one, expected.detach(), rtol=1e-12, atol=1e-12)
+
+
+def _bare_entropy(rank):
+    net = tiny_net(torch.float64, norm=False, dropout=0.0)
+    x, y = (t.chunk(2)[rank] for t in tiny_data(torch.float64))
+    opt = gsam.EntropySGD(torch.optim.SGD(net.parameters(), lr=0.5), 3, model=net)
+    for _ in range(3):
+        opt.step(closure_of(net, x, y))
+    return [p.detach() for p in net.parameters()]
+
+
+def test_the_settings_of_an_estimator_are_the_wrappers():
+    """alpha and the clamp act; what only train.py acts on is refused."""
+    net = tiny_net()
+    base = torch.optim.SGD(net.parameters(), lr=0.0)
+    made = gsam.optim.SharpnessAware(
+        base, gsam.optim.GSAMEstimator(rho_max=0.3, rho_min=0.1, alpha=0.5, clamp_rho=True), lr_max=0.1, lr_min=0.01
+    )
+    assert made.alpha == 0.5 and made._rho(0.0) == 0.1
+    official, clamped = (gsam.GSAM(base, 0.3, 0.1, 0.5, lr_max=0.1, lr_min=0.01, clamp_rho=c) for c in (False, True))
+    assert official._rho(0.0) < 0.1 == clamped._rho(0.0)
+    with pytest.raises(ValueError, match=r"group_size=4 is train\.py's"):
+        gsam.optim.SharpnessAware(base, gsam.optim.SAMEstimator(rho=0.1, group_size=4))
+
+
+@pytest.mark.parametrize("make", [
+    lambda base: gsam.GSAM(base, 0.1, 0.1, 0.3, lr_max=0.1), lambda base: gsam.ASAM(base),
+    lambda base: gsam.EntropySGD(base, 2),
+])  # fmt: skip
+def test_sparse_gradients_are_refused_where_they_cannot_be_taken(make):
+    table = nn.Embedding(10, 3, sparse=True)
+
+    def closure():
+        loss = table(torch.tensor([1, 2])).square().sum()
+        loss.backward()
+        return loss
+
+    before = table.weight.detach().clone()
+    with pytest.raises(ValueError, match="cannot take sparse gradients: use sam or weighted"):
+        make(torch.optim.SGD(table.parameters(), lr=0.1)).step(closure)
+    assert torch.equal(table.weight, before)
+
+
 def test_ranks_without_ddp_are_averaged_by_the_wrapper():
     """Two ranks that give the plain network are two groups in one process."""
     ranks = run_ranks(2, _bare)
@@ -223,3 +276,11 @@ def test_every_other_training_buffer_survives_the_second_pass_only_in_training_m
     with second_pass(net):
         net[1].running_var.add_(1)
     assert torch.equal(net[1].running_var, torch.full((4,), 2.0))
+
+
+def test_bases_that_would_train_the_wrong_way_are_refused():
+    net = tiny_net()
+    with pytest.raises(ValueError, match="maximize=True would perturb towards the best loss"):
+        gsam.SAM(torch.optim.SGD(net.parameters(), lr=0.1, maximize=True), 0.1)
+    with pytest.raises(ValueError, match="base is a SAM itself"):
+        gsam.GSAM(gsam.SAM(torch.optim.SGD(net.parameters(), lr=0.1), 0.1), 0.1, 0.1, 0.3, lr_max=0.1)
