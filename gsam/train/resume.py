@@ -12,9 +12,12 @@ from gsam.train.stepper import effective_m
 
 def facts(config: Config, runtime: Runtime) -> dict[str, Any]:
     """Stored with every checkpoint. With another configuration or m it is another run; with another of the rest not bit for
-    bit the same."""
+    bit the same. mixed: the pictures among which mixup and cutmix find their pairs, None without either."""
+    mixes = config.augment.mixup > 0 or config.augment.cutmix > 0
+    group = getattr(config.optimizer, "group_size", None) or config.train.batch_size // runtime.world
     return {
         "config_hash": run_hash(config), "m": effective_m(config, runtime.world), "world": runtime.world,
+        "mixed": group if mixes else None,
         "torch": str(torch.__version__), "device": runtime.device.type,
     }  # fmt: skip
 
@@ -33,7 +36,12 @@ def compare(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> list[str
             "optimizer.group_size from the first step on"
         )
     names = {"world": "number of ranks", "torch": "torch", "device": "device"}
-    return [
+    was, mixed = stored.get("mixed"), now["mixed"]  # not in checkpoints of earlier versions
+    notes = [
+        f"note: mixup or cutmix pairs other pictures from here on: within groups of {mixed}, before of {was}, since the number "
+        f"of ranks was {stored['world']}; use {stored['world']} rank(s) for the same pairs"
+    ] * (was is not None and was != mixed)
+    return notes + [
         f"note: {name} was {stored[key]} when the checkpoint was written, is {now[key]}: equal to rounding, not bit for bit"
         for key, name in names.items()
         if stored[key] != now[key]

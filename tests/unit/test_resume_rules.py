@@ -11,7 +11,7 @@ from gsam.train.stepper import effective_m
 from tests.contract.matrix import Case, batches, stepper
 from tests.ranks import run_ranks
 
-NOW = {"config_hash": "1a2b3c4d", "m": 40, "world": 1, "torch": "2.14.1", "device": "cpu"}
+NOW = {"config_hash": "1a2b3c4d", "m": 40, "world": 1, "mixed": None, "torch": "2.14.1", "device": "cpu"}
 
 
 def test_another_m_is_refused_with_the_way_out():
@@ -25,6 +25,25 @@ def test_another_m_is_refused_with_the_way_out():
     config.optimizer.group_size = 8
     (note,) = compare("last.pt", *(facts(config, Runtime(torch.device("cpu"), 0, world)) for world in (1, 2)))
     assert note.startswith("note: number of ranks was 1") and "not bit for bit" in note
+
+
+@pytest.mark.parametrize("method", ["vanilla", "entropy_sgd", "sam global"])
+def test_another_number_of_ranks_that_mixes_other_pairs_is_said(method):
+    """These methods' m does not depend on the ranks; their pairs do."""
+    config = stepper(Case(method, Precision.fp32, 1, 1, 1, "bn")).config
+    if hasattr(config.optimizer, "group_size"):
+        config.optimizer.group_size = None
+
+    def notes():
+        return compare("last.pt", *(facts(config, Runtime(torch.device("cpu"), 0, world)) for world in (1, 2)))
+
+    assert len(notes()) == 1
+    config.augment.mixup = 0.2
+    pairs, ranks = notes()
+    assert "pairs other pictures from here on: within groups of 8, before of 16" in pairs and "use 1 rank(s)" in pairs
+    assert "number of ranks" in ranks
+    older = {key: value for key, value in facts(config, Runtime(torch.device("cpu"), 0, 2)).items() if key != "mixed"}
+    assert compare("last.pt", older, {**older, "mixed": 8}) == []
 
 
 def test_one_perturbation_for_all_ranks_has_the_whole_batch_as_m():
