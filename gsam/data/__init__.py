@@ -234,20 +234,10 @@ def stored_split(data: DataConfig, split: str) -> str:
 
 
 def identity(data: DataConfig) -> str | None:
-    """8 hex digits of what the training data are: class names, and with FFCV the labels. None where they are not at hand."""
-    import hashlib
+    """16 hex digits of what the training data are (gsam.data.manifest.fingerprint). None where they are not at hand."""
+    from gsam.data.manifest import fingerprint
 
-    try:
-        if data.backend is Backend.ffcv:
-            from gsam.data.manifest import read_manifest
-
-            manifest = read_manifest(ffcv_root(data), "train")
-            facts = [*manifest["classes"], manifest["labels_sha256"]]
-        else:
-            facts = list(class_names(data.name, data.root, "train"))
-    except ValueError:
-        return None
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
+    return fingerprint(data)
 
 
 def prepare(data: DataConfig) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gsam.data import SOURCES, SPLITS, DataConfig, ffcv_root
+from gsam.data import SOURCES, SPLITS, Backend, DataConfig, ffcv_root, open_source
 
 FORMAT_VERSION = 2  # 2: with a checksum per picture, JPEGs with restart intervals
 
@@ -29,6 +29,26 @@ def manifest_path(root: str, split: str) -> str:
 def label_hash(labels: np.ndarray) -> str:
     """SHA-256 of the labels in order: tells apart two files with the same pictures in another order."""
     return hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes()).hexdigest()
+
+
+def fingerprint(data: DataConfig) -> str | None:
+    """16 hex digits of what the training data are: with FFCV the classes and the bytes of train.beton, as its manifest has
+    them; else the classes, the number of pictures, their labels and, where they have some, their names without data.root.
+    None where the data are not at hand. Reads no picture.
+    """
+    digest = hashlib.sha256()
+    try:
+        if data.backend is Backend.ffcv:
+            manifest = read_manifest(ffcv_root(data), "train")
+            digest.update("\n".join([*manifest["classes"], manifest["sha256"]]).encode())
+        else:
+            source = open_source(data.name, data.root, "train")
+            digest.update("\n".join([*source.classes, str(len(source)), label_hash(source.labels)]).encode())
+            if (names := getattr(source, "names", None)) is not None:
+                digest.update(b"\n".join(names.tolist()))
+    except ValueError:
+        return None
+    return digest.hexdigest()[:16]
 
 
 def write_command(data: DataConfig) -> str:

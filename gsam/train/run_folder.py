@@ -120,8 +120,10 @@ class RunFolder:
                 f"{self._meta['config_hash']}); differing: {', '.join(differing)}. Give another run.dir, or leave it out"
             )
         data = before.get("data"), self._meta["data"]
-        if None not in data and data[0] != data[1]:
+        # Earlier versions wrote eight digits, of less: they tell nothing.
+        if None not in data and len(data[0]) == len(data[1]) and data[0] != data[1]:
             raise ValueError(
-                f"run.dir={self.path} was trained on other data (its classes or labels differ from those of data.root="
-                f"{self._config['data']['root']}); give run.dir=<another folder>, or the data it was trained on"
+                f"run.dir={self.path} was trained on other data (its classes, labels or pictures, or with data.backend=ffcv "
+                f"its train.beton, differ from those of data.root={self._config['data']['root']}, data.ffcv_root="
+                f"{self._config['data']['ffcv_root']}); give run.dir=<another folder>, or the data it was trained on"
             )
