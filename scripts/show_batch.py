@@ -20,6 +20,7 @@ from torch import Tensor  # noqa: E402
 from gsam import data  # noqa: E402
 from gsam.augment import OnDevice  # noqa: E402
 from gsam.config import Config, load  # noqa: E402
+from gsam.data.order import settle  # noqa: E402
 from gsam.recipes import compose  # noqa: E402
 from gsam.train.stream import stream  # noqa: E402
 
@@ -97,11 +98,15 @@ def main() -> int:
     try:
         if args.n < 1 or args.step < 0:
             raise ValueError(f"--n={args.n} --step={args.step}: at least 1 picture, and a step from 0 on")
-        config = load(compose([*args.settings, "run.experiment=show_batch"]))
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        config = load(compose([*args.settings, "run.experiment=show_batch"]), world)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         data.prepare(config.data)
-        images, labels, title = seen(config, args.step, int(os.environ.get("WORLD_SIZE", "1")))
+        config.data, why = settle(config.data, None)  # as a new run does
+        print(why)
+        images, labels, title = seen(config, args.step, world)
         draw(images[: args.n], labels[: args.n], title, config, class_names(config.data), args.out)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{args.out}: {min(args.n, len(images))} of the {len(images)} pictures of {title}")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from gsam.augment import OnDevice
-from gsam.data import build_loader
+from gsam.data import Order, build_loader
 from gsam.train.checkpoint import read
 from scripts import show_batch
 from tests.photos import TRAIN_PER_CLASS, make_folder
@@ -109,3 +110,39 @@ def test_show_batch_draws_what_the_model_gets(photos, tmp_path, monkeypatch, cap
     expected = augment(x, y, keys, step=4)
     assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1])
     assert 3 * TRAIN_PER_CLASS == loader.num_examples
+
+
+def shown(monkeypatch, *words):
+    """scripts/show_batch.py in this process: exit code."""
+    monkeypatch.setattr(sys, "argv", ["show_batch.py", "experiment=quickstart", *words])
+    return show_batch.main()
+
+
+def test_show_batch_follows_the_order_that_a_training_settles_on(photos, tmp_path, monkeypatch, capsys):
+    """data.order=auto is no order yet; a folder for the sheet is made before the work."""
+    given = []
+    monkeypatch.setattr(
+        show_batch,
+        "settle",
+        lambda data, kept: given.append((data.order, kept)) or (replace(data, order=Order.quasi_random), "why"),
+    )
+    loaders, build = [], show_batch.data.build_loader
+    monkeypatch.setattr(
+        show_batch.data, "build_loader", lambda data, *a, **k: loaders.append(data.order) or build(data, *a, **k)
+    )
+    out = tmp_path / "new" / "sheets" / "batch.png"
+    assert shown(monkeypatch, *folder_settings(photos, "data.order=auto"), "--n=2", f"--out={out}") == 0
+    assert given == [(Order.auto, None)] and loaders == [Order.quasi_random] and out.exists()
+    assert capsys.readouterr().out.startswith("why\n")
+
+
+def test_show_batch_asks_for_a_batch_that_the_ranks_can_share(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert shown(monkeypatch, *folder_settings(photos), f"--out={tmp_path}/batch.png") == 2
+    assert "train.batch_size=14" in capsys.readouterr().err
+
+
+def test_show_batch_says_when_it_cannot_write(photos, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    assert shown(monkeypatch, *folder_settings(photos), f"--out={tmp_path}/file/batch.png") == 2
+    assert capsys.readouterr().err.startswith("error: ")
