@@ -18,6 +18,7 @@ from gsam.data.checksum import checksum
 from gsam.data.ffcv_guard import torch_threads_kept
 from gsam.data.ilsvrc import COUNTS
 from gsam.data.manifest import beton_path, label_hash, read_manifest
+from gsam.data.opencv import one_threaded
 from gsam.data.sources import Source
 from gsam.data.write import sha256
 from gsam.eval.inspection import Finding
@@ -149,8 +150,7 @@ def _kind(path: str) -> str:
 
 
 def _sample(content: np.ndarray, columns: dict[str, np.ndarray], sizes: np.ndarray, index: int) -> Seen:
-    import cv2
-
+    cv2 = one_threaded()
     picture = columns["image"][index]
     start, height, width = int(picture["data_ptr"]), int(picture["height"]), int(picture["width"])
     data = np.asarray(content[start : start + int(sizes[index])])

@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from gsam.data.opencv import one_threaded
+
 BLOCK = 16  # pixels, side of the unit (MCU) in which a JPEG with halved colour resolution (4:2:0) is coded
 WANTED = 4  # blocks in a restart interval: shorter ones cost bytes, longer ones decode more than the box
 
@@ -28,8 +30,7 @@ def encode(pixels: np.ndarray, quality: int) -> np.ndarray:
     `quality` 1 to 100. Decodes to the pixels that OpenCV's JPEG of that quality has without restart intervals. Raises
     ValueError for another array or a picture that OpenCV cannot encode.
     """
-    import cv2
-
+    cv2 = one_threaded()
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ValueError(f"an array {pixels.dtype} {pixels.shape} is no picture: it must be uint8 (H, W, 3)")
     options = {

@@ -15,6 +15,7 @@ from gsam.data import ffcv_guard as guard
 from gsam.data.checks import cores
 from gsam.data.keyed import eval_geometry
 from gsam.data.manifest import beton_path
+from gsam.data.opencv import one_threaded
 from gsam.data.sources import Source
 
 BATCH = 50
@@ -95,8 +96,7 @@ def _files(pool: ThreadPool, source: Source, order: np.ndarray, prepare: Callabl
 
 def opencv(pixels: np.ndarray, augment: AugmentConfig, area: bool) -> np.ndarray:
     """Resize and centre crop with torchvision's geometry by OpenCV: uint8 (H, W, 3) -> (size, size, 3)."""
-    import cv2
-
+    cv2 = one_threaded()
     rows, columns, top, left = eval_geometry(*pixels.shape[:2], augment.eval_resize, augment.size)
     resized = cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
     return resized[top : top + augment.size, left : left + augment.size]

@@ -9,6 +9,7 @@ import numpy as np
 
 from gsam.data.checksum import checksum
 from gsam.data.jpeg import encode
+from gsam.data.opencv import one_threaded
 
 JPEG, RAW = 0, 1  # FFCV's codes
 PAGE_BYTES = 1 << 23  # the file has pages, a picture must fit into one
@@ -59,8 +60,7 @@ def store(pixels: np.ndarray, preset: Preset) -> Stored:
 
 def require_decodable(data: np.ndarray, height: int, width: int) -> None:
     """Raises ValueError unless the JPEG decodes to (height, width) pixels."""
-    import cv2
-
+    cv2 = one_threaded()
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     if decoded is None or decoded.shape != (height, width, 3):
         found = "nothing" if decoded is None else f"{decoded.shape[1]} x {decoded.shape[0]} pixels"
@@ -69,8 +69,7 @@ def require_decodable(data: np.ndarray, height: int, width: int) -> None:
 
 def reduced(pixels: np.ndarray, longest: int | None) -> np.ndarray:
     """The picture with its longer side at most `longest` pixels, by OpenCV's INTER_AREA; sizes as FFCV's RGBImageField."""
-    import cv2
-
+    cv2 = one_threaded()
     height, width = pixels.shape[:2]
     if longest is None or max(height, width) <= longest:
         return pixels

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .pixels import one_thread
+from gsam.data.opencv import one_threaded
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -33,8 +33,8 @@ def defocus_kernel(radius: float, sigma: float) -> np.ndarray:
     disc = (rows**2 + columns**2 <= radius**2).astype(np.float32)
     disc /= disc.sum()
     taps = gaussian_taps(sigma, 1 if radius <= 8 else 2)
-    with one_thread() as cv2:
-        kernel = cv2.sepFilter2D(disc, -1, taps, taps, borderType=cv2.BORDER_REFLECT_101)
+    cv2 = one_threaded()
+    kernel = cv2.sepFilter2D(disc, -1, taps, taps, borderType=cv2.BORDER_REFLECT_101)
     kernel.setflags(write=False)
     return kernel
 
@@ -42,8 +42,8 @@ def defocus_kernel(radius: float, sigma: float) -> np.ndarray:
 def defocus_blur(image: np.ndarray, disc: tuple[float, float], rng: np.random.Generator, scale: float) -> np.ndarray:
     """Correlate each channel with the smoothed disc (radius, sigma); border reflected without its edge pixel."""
     kernel = defocus_kernel(disc[0] * scale, disc[1] * scale)
-    with one_thread() as cv2:
-        return cv2.filter2D(image / 255.0, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+    cv2 = one_threaded()
+    return cv2.filter2D(image / 255.0, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
 def gaussian_blur(image: np.ndarray, sigma: float, rng: np.random.Generator, scale: float) -> np.ndarray:
@@ -54,8 +54,8 @@ def gaussian_blur(image: np.ndarray, sigma: float, rng: np.random.Generator, sca
 def smooth(x: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian of `sigma`, cut at 4 sigma, edge pixels replicated; float64 (H, W, 3) -> the same."""
     taps = gaussian_taps(sigma, int(4.0 * sigma + 0.5))
-    with one_thread() as cv2:
-        return cv2.sepFilter2D(x, -1, taps, taps, borderType=cv2.BORDER_REPLICATE)
+    cv2 = one_threaded()
+    return cv2.sepFilter2D(x, -1, taps, taps, borderType=cv2.BORDER_REPLICATE)
 
 
 def glass_blur(image: np.ndarray, glass: tuple[float, int, int], rng: np.random.Generator, scale: float) -> np.ndarray:
@@ -114,9 +114,9 @@ def motion_blurred(image: np.ndarray, radius: float, sigma: float, degrees: floa
     kernel = np.zeros((np.ptp(rows) + 1, np.ptp(columns) + 1), np.float32)
     np.add.at(kernel, (rows - rows.min(), columns - columns.min()), taps / taps.sum())
     anchor = (int(-columns.min()), int(-rows.min()))
-    with one_thread() as cv2:
-        blurred = cv2.filter2D(image.astype(np.float32), -1, kernel, anchor=anchor, borderType=cv2.BORDER_REPLICATE)
-        blurred *= np.float32(257.0)
+    cv2 = one_threaded()
+    blurred = cv2.filter2D(image.astype(np.float32), -1, kernel, anchor=anchor, borderType=cv2.BORDER_REPLICATE)
+    blurred *= np.float32(257.0)
     blurred += np.float32(0.5)
     return (np.floor(blurred, out=blurred) / np.float32(257.0)).astype(np.uint8)
 
@@ -128,11 +128,11 @@ def zoom_blur(image: np.ndarray, zooms: tuple[float, float], rng: np.random.Gene
     """
     x = image.astype(np.float32) / np.float32(255.0)
     factors = np.arange(1.0, *zooms)
-    with one_thread() as cv2:
-        turned = np.zeros_like(cv2.transpose(x))  # columns first: both directions are then enlarged along rows
-        for factor in factors[1:]:
-            turned += enlarged(cv2.transpose(enlarged(x, factor)), factor)
-        total = cv2.transpose(turned)
+    cv2 = one_threaded()
+    turned = np.zeros_like(cv2.transpose(x))  # columns first: both directions are then enlarged along rows
+    for factor in factors[1:]:
+        turned += enlarged(cv2.transpose(enlarged(x, factor)), factor)
+    total = cv2.transpose(turned)
     total += 2 * x  # itself, and the factor 1
     total /= np.float32(len(factors) + 1)
     return total

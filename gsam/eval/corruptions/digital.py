@@ -9,7 +9,9 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from .pixels import byte_pairs, one_thread, to_uint8
+from gsam.data.opencv import one_threaded
+
+from .pixels import byte_pairs, to_uint8
 
 
 def brightness(image: np.ndarray, shift: float, rng: np.random.Generator, scale: float) -> np.ndarray:
@@ -30,9 +32,9 @@ def brightness_table(shift: float) -> np.ndarray:
 def contrast(image: np.ndarray, factor: float, rng: np.random.Generator, scale: float) -> np.ndarray:
     """y = (x - mean) factor + mean, the mean being that of each channel over the image. The finished uint8 image."""
     grey = np.arange(256)[:, None] / 255.0
-    with one_thread() as cv2:
-        mean = np.array(cv2.mean(image)[:3]) / 255.0
-        return cv2.LUT(image, to_uint8((grey - mean) * factor + mean)[None])
+    cv2 = one_threaded()
+    mean = np.array(cv2.mean(image)[:3]) / 255.0
+    return cv2.LUT(image, to_uint8((grey - mean) * factor + mean)[None])
 
 
 def saturate(image: np.ndarray, constant: tuple[float, float], rng: np.random.Generator, scale: float) -> np.ndarray:

@@ -6,8 +6,9 @@ from functools import cache
 
 import numpy as np
 
+from gsam.data.opencv import one_threaded
+
 from .blur import gaussian_taps
-from .pixels import one_thread
 
 
 def elastic_transform(
@@ -25,9 +26,9 @@ def elastic_transform(
     centre, arm = np.float32((height, width)) // 2, min(height, width) // 3
     points = np.float32([centre + arm, [centre[0] + arm, centre[1] - arm], centre - arm])
     moved = points + rng.uniform(-shift, shift, (3, 2)).astype(np.float32)
-    with one_thread() as cv2:
-        matrix = cv2.getAffineTransform(points, moved)
-        x = cv2.warpAffine(x, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    cv2 = one_threaded()
+    matrix = cv2.getAffineTransform(points, moved)
+    x = cv2.warpAffine(x, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     noise = np.stack([rng.uniform(-1.0, 1.0, (height, width)) for _ in range(2)])
     across, down = (smooth_reflected(noise, sigma) * strength).astype(np.float32)
     return sampled(x, np.arange(height)[:, None] + down, np.arange(width) + across)

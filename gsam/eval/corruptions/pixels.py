@@ -1,28 +1,8 @@
-"""What all corruptions share: OpenCV on one thread, the step to uint8, and functions of grey levels by table."""
+"""What all corruptions share: the step to uint8, and functions of grey levels by table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import ModuleType
-
 import numpy as np
-
-
-@contextmanager
-def one_thread() -> Iterator[ModuleType]:
-    """OpenCV on this thread alone: loader workers must not each start a pool, and a forked pool can hang.
-
-    Imported here, so that naming the corruptions (for a configuration) does not need it.
-    """
-    import cv2
-
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield cv2
-    finally:
-        cv2.setNumThreads(before)
 
 
 def keep_freed_memory() -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .pixels import one_thread
+from gsam.data.opencv import one_threaded
 
 HEIGHT, WIDTH = 448, 640
 USED = 5  # the published script draws among five files; its sixth is never used
@@ -88,8 +88,8 @@ def _frozen(texture: np.ndarray) -> np.ndarray:
 def synthesise(ice: Ice, rng: np.random.Generator) -> np.ndarray:
     """One texture, uint8 (HEIGHT, WIDTH, 3): a random field with power spectrum f^-2.6 and feathers of equal variance,
     brought to the wanted luma percentiles by rank, then to the wanted mean colour."""
-    with one_thread() as cv2:
-        feathers = cv2.GaussianBlur(_feathers(ice.strokes, rng), (0, 0), ice.blur)
+    cv2 = one_threaded()
+    feathers = cv2.GaussianBlur(_feathers(ice.strokes, rng), (0, 0), ice.blur)
     field = _cloud(rng) + feathers / feathers.std()
     ranks = np.empty(field.size)
     ranks[np.argsort(field, axis=None, kind="stable")] = np.linspace(0, 100, field.size)
@@ -108,12 +108,12 @@ def _cloud(rng: np.random.Generator) -> np.ndarray:
 def _feathers(count: int, rng: np.random.Generator) -> np.ndarray:
     """Strokes with side branches that shrink towards the tip, 70 % of them bright; float32 (HEIGHT, WIDTH)."""
     bright, dark = np.zeros((2, HEIGHT, WIDTH), np.uint8)
-    with one_thread() as cv2:
-        for _ in range(count):
-            canvas = bright if rng.random() < 0.7 else dark
-            grey = int(rng.integers(90, 256))
-            segments = np.rint(_feather(rng) * 16).astype(np.int32)  # in 1/16 pixels
-            cv2.polylines(canvas, list(segments), False, grey, lineType=cv2.LINE_AA, shift=4)
+    cv2 = one_threaded()
+    for _ in range(count):
+        canvas = bright if rng.random() < 0.7 else dark
+        grey = int(rng.integers(90, 256))
+        segments = np.rint(_feather(rng) * 16).astype(np.int32)  # in 1/16 pixels
+        cv2.polylines(canvas, list(segments), False, grey, lineType=cv2.LINE_AA, shift=4)
     return bright.astype(np.float32) - dark
 
 

@@ -8,8 +8,10 @@ from functools import cache
 
 import numpy as np
 
+from gsam.data.opencv import one_threaded
+
 from .blur import enlarged, motion_blurred, smooth
-from .pixels import byte_pairs, one_thread
+from .pixels import byte_pairs
 
 WATER = np.float32([175, 238, 238]) / np.float32(255.0)  # pale turquoise
 MUD = np.float32([63, 42, 20]) / np.float32(255.0)
@@ -51,8 +53,8 @@ def frost(
     factor = max(factor, (height + 1) / texture.shape[0], (width + 1) / texture.shape[1])
     if factor != 1:
         size = (round(texture.shape[1] * factor), round(texture.shape[0] * factor))
-        with one_thread() as cv2:
-            texture = cv2.resize(texture, size, interpolation=cv2.INTER_LINEAR)
+        cv2 = one_threaded()
+        texture = cv2.resize(texture, size, interpolation=cv2.INTER_LINEAR)
     top, left = int(rng.integers(texture.shape[0] - height)), int(rng.integers(texture.shape[1] - width))
     piece = texture[top : top + height, left : left + width]
     return byte_pairs(frost_table(of_picture, of_texture), image, piece)
@@ -121,10 +123,10 @@ def drops(liquid: np.ndarray) -> np.ndarray:
     liquid: float (H, W) -> float32 (H, W); zeros where there is no edge at all.
     """
     liquid = (np.minimum(liquid, 1.0) * 255).astype(np.uint8)
-    with one_thread() as cv2:
-        distance = cv2.distanceTransform(255 - cv2.Canny(liquid, 50, 150), cv2.DIST_L2, 5)
-        distance = cv2.blur(np.minimum(distance, 20), (3, 3)).astype(np.uint8)
-        relief = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
-        distance = cv2.filter2D(cv2.equalizeHist(distance), cv2.CV_8U, relief)
-        water = liquid * cv2.blur(distance, (3, 3)).astype(np.float32)
+    cv2 = one_threaded()
+    distance = cv2.distanceTransform(255 - cv2.Canny(liquid, 50, 150), cv2.DIST_L2, 5)
+    distance = cv2.blur(np.minimum(distance, 20), (3, 3)).astype(np.uint8)
+    relief = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
+    distance = cv2.filter2D(cv2.equalizeHist(distance), cv2.CV_8U, relief)
+    water = liquid * cv2.blur(distance, (3, 3)).astype(np.float32)
     return water / max(water.max(), 1e-6)
