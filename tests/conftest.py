@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: real images in small amounts."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests read no roots of the user's own: no file configs/local/none.yaml.
 os.environ["GSAM_PATHS"] = "none"
+# A shell starts what runs in its background deaf to Ctrl-C, and so would be every process that the tests send it to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
