@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 import os
+from itertools import zip_longest
 from typing import IO, Protocol
 
 import numpy as np
@@ -89,17 +90,23 @@ def imagefolder(root: str, split: str) -> Source:
 
 def imagefolder_classes(root: str, split: str) -> tuple[str, ...]:
     """The class folders, sorted, or the names that the parquet files give. Raises ValueError if they are not there or
-    train and val have different ones.
+    train and val have different ones, or the same in another order.
     """
-    if layout(root, split) == "parquet":
-        from gsam.data.parquet import class_names
-
-        return class_names(root, split)
-    classes = _class_folders(root, split)
-    other = os.path.join(root, "val" if split == "train" else "train")
-    if os.path.isdir(other):
-        same_classes(f"data.root={root}", os.path.join(root, split), classes,
-                     _class_folders(root, os.path.basename(other)), f"those of {other}")  # fmt: skip
+    other = "val" if split == "train" else "train"
+    layouts, classes = {layout(root, split), layout(root, other)}, _names(root, split)
+    if layout(root, other) != "parquet" and not os.path.isdir(os.path.join(root, other)):
+        return tuple(classes)
+    theirs = _names(root, other)
+    if "parquet" not in layouts:
+        same_classes(
+            f"data.root={root}", os.path.join(root, split), classes, theirs, f"those of {os.path.join(root, other)}"
+        )
+    for label, (mine, its) in enumerate(zip_longest(classes, theirs)):
+        if mine != its:
+            raise ValueError(
+                f"data.root={root}: label {label} of {split} is class {mine}, of {other} it is {its}: a label must mean the "
+                "same in both; use both splits of one data set, or unpack both into class folders"
+            )
     return tuple(classes)
 
 
@@ -158,6 +165,15 @@ def read_rgb(file: str | IO[bytes], name: str | None = None) -> np.ndarray:
         raise ValueError(
             f"{name or file} cannot be decoded ({type(error).__name__}: {error}); replace or remove the file"
         ) from error
+
+
+def _names(root: str, split: str) -> list[str]:
+    """Of a split's classes by label: of its parquet files or class folders."""
+    if layout(root, split) == "parquet":
+        from gsam.data.parquet import class_names
+
+        return list(class_names(root, split))
+    return _class_folders(root, split)
 
 
 def _class_folders(root: str, split: str) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from gsam.data import Backend, DataConfig, class_names, num_classes, open_source
+from gsam.data import AugmentConfig, Backend, DataConfig, check, class_names, num_classes, open_source
 from gsam.data.sources import imagenet_synsets, layout
 from tests.photos import CLASSES, make_folder
 from tests.unit.sets import official
@@ -100,6 +100,30 @@ def test_what_is_no_hugging_face_data_set_is_refused(tmp_path):
         write(tmp_path / "several" / name / "train-0.parquet", [(photo, "a.jpg", 0)], ["x"])
     with pytest.raises(ValueError, match="holds several data sets"):
         open_source("imagefolder", str(tmp_path / "several"), "train")
+
+
+@pytest.mark.parametrize(
+    "val, words",
+    [
+        (["dog", "cat"], "label 0 of train is class cat, of val it is dog"),
+        (["cat", "dog", "elk"], "label 2 of train is class None, of val it is elk"),
+        (["cat", "dog"], None),
+    ],
+)
+def test_labels_must_mean_the_same_in_both_splits(tmp_path, val, words):
+    rows = [(official.photographs()[0], "a.jpg", label) for label in (0, 1)]
+    write(tmp_path / "train-0.parquet", rows, ["cat", "dog"])
+    assert class_names("imagefolder", str(tmp_path), "train") == ("cat", "dog")  # alone
+    write(tmp_path / "validation-0.parquet", rows, val)
+    data = DataConfig("imagefolder", Backend.folder, str(tmp_path))
+    if words is None:
+        assert not list(check(data, AugmentConfig()))
+    else:
+        (problem,) = check(data, AugmentConfig())
+        assert words in problem
+        for split in ("train", "val"):
+            with pytest.raises(ValueError, match="a label must mean the same"):
+                open_source("imagefolder", str(tmp_path), split)
 
 
 def test_without_pyarrow_the_message_says_what_to_install(sets):
