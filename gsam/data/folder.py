@@ -28,6 +28,8 @@ from gsam.data.plan import Plan, make_plan
 from gsam.data.skip import Skips, stand_ins
 from gsam.data.sources import Source
 
+WORKERS_TRACEBACK = "\nOriginal Traceback (most recent call last):\n"  # torch.utils.data
+CAUSED = "\n\nThe above exception was the direct cause of the following exception:\n\n"  # Python's traceback
 BOXES = {Crop.inception: inception_box, Crop.torchvision: torchvision_box}
 
 
@@ -192,9 +194,13 @@ def read(loader: DataLoader) -> Iterator:
     try:
         yield from loader
     except ValueError as error:  # from a worker it comes with the worker's traceback as text
-        raise ValueError(str(error).rpartition("ValueError: ")[2].strip()) from None
+        own, _, chained = str(error).partition(WORKERS_TRACEBACK)
+        if not chained:
+            raise
+        # The traceback begins with the causes of the error, each with a traceback of its own: the last one is the error.
+        raise ValueError(chained.rpartition(CAUSED)[2].partition("\nValueError: ")[2].strip() or own) from None
     except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
             raise
         # Else torch's signal handler raises again for each worker that ends, in the middle of anything.
         end_workers(loader)

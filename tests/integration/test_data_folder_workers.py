@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gsam.data import AugmentConfig, Backend, DataConfig, build_loader
+from gsam.data.folder import open_workers, read
 from tests.photos import make_folder
 
 AUGMENT = AugmentConfig(size=32, eval_resize=36)
@@ -57,6 +58,28 @@ def test_an_unreadable_picture_is_named(photos, tmp_path):
     with pytest.raises(ValueError, match=r"n02/020\.jpg cannot be decoded"):
         for epoch in range(3):
             list(loader(tmp_path / "copy", 1).epoch(epoch))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_at_which_pillow_raises_value_error_is_named_whole(photos, tmp_path, workers):
+    """Its message has the same words in it as the one that names the file."""
+    shutil.copytree(photos, tmp_path / "copy")
+    for path in (tmp_path / "copy" / "train").rglob("*.*"):
+        path.unlink()
+        path.with_suffix(".ppm").write_bytes(b"P6\n12")
+    training = loader(tmp_path / "copy", workers)
+    with pytest.raises(ValueError, match=r"^/.*/n0\d/\d+\.ppm cannot be decoded \(ValueError: .*; replace or remove"):
+        list(training.epoch(0))
+    training.close()
+
+
+def test_an_error_in_a_worker_is_not_taken_for_its_death():
+    def fails(rows):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug") as caught:
+        list(read(open_workers([0, 1], [[0], [1]], fails, 1)))
+    assert "process died" not in str(caught.value)
 
 
 def test_workers_ignore_the_signals_of_a_scheduler(photos):
