@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from itertools import zip_longest
 
-from gsam.data import SOURCES, SPLITS, AugmentConfig, Backend, Crop, DataConfig, class_names, ffcv_root
+from gsam.data import SOURCES, SPLITS, AugmentConfig, Backend, Crop, DataConfig, RandAugment, class_names, ffcv_root
 from gsam.data.manifest import beton_problem, missing_splits, read_manifest, write_command
 
 WORKERS_PER_CORE = 8  # of data.backend=folder at most: each process takes half a gigabyte
@@ -50,10 +50,19 @@ def augment_problems(augment: AugmentConfig) -> Iterator[str]:
             yield f"augment.{key}={list(values)}: needs three values, for red, green and blue on the scale 0 to 1"
     if not all(0 < value < math.inf for value in augment.std) or not all(map(math.isfinite, augment.mean)):
         yield f"augment.mean={list(augment.mean)}, augment.std={list(augment.std)}: finite, and std positive: it divides"
+    defaults = AugmentConfig()
     if augment.layers < 1:
         yield f"augment.layers={augment.layers}: at least 1 operation; augment.randaugment=none for none"
-    if not 0 <= augment.magnitude <= 20:
+    elif not 0 <= augment.magnitude <= 20:
         yield f"augment.magnitude={augment.magnitude}: choose 0 to 20; above, posterize would keep more than 8 bits"
+    elif augment.randaugment is RandAugment.none and (
+        (augment.layers, augment.magnitude) != (defaults.layers, defaults.magnitude)
+    ):
+        yield (
+            f"augment.layers={augment.layers}, augment.magnitude={augment.magnitude} has no effect with "
+            "augment.randaugment=none; add augment.randaugment=official, or leave them at "
+            f"{defaults.layers} and {defaults.magnitude}"
+        )
     if not 0 <= augment.color_jitter <= 1:
         yield f"augment.color_jitter={augment.color_jitter}: choose a share from 0 to 1; 0.4 is usual"
     for key in ("mixup", "cutmix"):

@@ -107,6 +107,8 @@ COMBINATIONS = {
     "train.batch_size=100 train.accumulate=8": "=100 is not divisible by 1 ranks x train.accumulate=8; nearest: 96 or 104",
     "optimizer.group_size=64": "does not divide the 250 images of one rank (train.batch_size=250",
     "optimizer.group_size=125 train.accumulate=2": "cannot be split into train.accumulate=2 equal micro-batches",
+    "augment.magnitude=15": "augment.magnitude=15 has no effect with augment.randaugment=none; add",
+    "augment.layers=3 augment.magnitude=15": "augment.layers=3, augment.magnitude=15 has no effect with",
     "augment.filter=linear data.backend=folder": "augment.filter=linear is for data.backend=ffcv",
     "optimizer.group_size=1 augment.mixup=0.2": "augment.mixup=0.2, augment.cutmix=0.0: pictures are mixed within their group",
     "train.batch_size=1 augment.cutmix=1": "which has 1; choose a larger optimizer.group_size or batch",
