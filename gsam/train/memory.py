@@ -13,8 +13,16 @@ def explained(stepper: Stepper, batches: Sequence[Batch], error: torch.OutOfMemo
     with one forward and backward each."""
     size, now = stepper.group_size, stepper.config.train.accumulate
     first = str(error).splitlines()[0]
+    _free(stepper)
+    try:  # as in a step: whole batches, which stay until its end
+        whole = [stepper.augment(*batch, step=stepper.step, part=k) for k, batch in enumerate(batches)]
+    except torch.OutOfMemoryError:
+        return ValueError(
+            f"out of memory while a rank's whole batch of {len(batches[0][0])} images is normalised and augmented ({first}), "
+            "which train.accumulate does not split: use more ranks, a smaller train.batch_size or augment.size"
+        )
     for count in range(now + 1, size + 1):
-        if size % count == 0 and _fits(stepper, batches[0], size // count):
+        if size % count == 0 and _fits(stepper, whole[0], size // count):
             return ValueError(
                 f"out of memory with train.accumulate={now}, micro-batches of {size // now} images ({first}); "
                 f"train.accumulate={count} fits: {size // count} images. The same update to rounding, except "
@@ -26,12 +34,16 @@ def explained(stepper: Stepper, batches: Sequence[Batch], error: torch.OutOfMemo
     )
 
 
-def _fits(stepper: Stepper, batch: Batch, images: int) -> bool:
+def _free(stepper: Stepper) -> None:
     gc.collect()
     if stepper.runtime.device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def _fits(stepper: Stepper, batch: Batch, images: int) -> bool:
+    _free(stepper)
     try:
-        x, y = stepper.normalize(batch[0][:images]), batch[1][:images].to(stepper.runtime.device)
+        x, y = batch[0][:images], batch[1][:images]
         with stepper.runtime.autocast(stepper.config.train.precision):
             loss = stepper.loss(stepper.model(x), y)
         loss.backward()

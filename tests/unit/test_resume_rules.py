@@ -108,3 +108,17 @@ def test_out_of_memory_names_the_accumulation_that_fits(fits, words):
         made.train_step(batches(made))
     text = str(explained(made, batches(made), caught.value))
     assert words in text and "train.accumulate=1" in text and "more lines" not in text
+
+
+def test_out_of_memory_while_augmenting_is_not_blamed_on_the_micro_batches(monkeypatch):
+    made = stepper(Case("gsam", Precision.fp32, 1, 1, 1, "bn"))
+    given, asked = batches(made), []
+
+    def augment(x, y, *, step, part):
+        asked.append((len(x), step, part))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(made, "augment", augment)
+    text = str(explained(made, given, torch.OutOfMemoryError("CUDA out of memory")))
+    assert "use more ranks, a smaller train.batch_size or augment.size" in text and "fits" not in text
+    assert asked == [(16, 0, 0)]  # all of it at once, as in a step
