@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import os
 import signal
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import numpy as np
 import torch
@@ -182,7 +184,7 @@ def open_workers(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin and torch.cuda.is_available(),
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_begin,
         generator=torch.Generator(),  # each epoch draws a seed for its workers; not from the training's numbers
     )
     _open.add(loader)
@@ -202,12 +204,25 @@ def read(loader: DataLoader) -> Iterator:
     except (RuntimeError, ConnectionError, EOFError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
             raise
-        # Else torch's signal handler raises again for each worker that ends, in the middle of anything.
-        end_workers(loader)
+        with _children_may_end():
+            end_workers(loader)
         raise RuntimeError(
             f"a data worker process died ({error}); it was killed from outside or ran out of memory: "
             "lower data.workers (evaluate.py: workers), or free memory"
         ) from error
+
+
+@contextmanager
+def _children_may_end() -> Iterator[None]:
+    """Without torch's signal handler, which raises again for each worker that ends, in the middle of anything."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def end_workers(loader: DataLoader) -> None:
@@ -217,7 +232,10 @@ def end_workers(loader: DataLoader) -> None:
         iterator._shutdown_workers()
 
 
-def _ignore_signals(worker: int) -> None:
+def _begin(worker: int) -> None:
+    # torch's workers ask whether their parent has changed: one that was gone before they began would never have.
+    if os.getppid() != multiprocessing.parent_process().pid:
+        os._exit(1)
     # A scheduler signals the whole process group; the trainer needs its workers for the steps up to the last
     # checkpoint.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
