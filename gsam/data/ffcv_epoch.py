@@ -26,6 +26,7 @@ from gsam.data import ffcv_kernels as kernels
 
 FIRST_BATCH_S = 300.0  # numba compiles in it, and a cold disk is read
 NEXT_BATCH_S = 900.0
+HUNG_CLOSE_S = 5.0  # a thread that gave no batch in time is waited for this long, then left behind
 IMAGES, PARAMETERS, EXPECTED, STATUS = range(4)  # buffers of the decoder
 
 
@@ -87,6 +88,7 @@ class Epoch(EpochIterator):
     def __init__(self, loader: Loader, order: np.ndarray, values: np.ndarray) -> None:
         self.values = values
         self.error: BaseException | None = None
+        self.hung = False
         self.held: int | None = None  # slot that the consumer is using
         self.device = torch.cuda.current_device() if torch.cuda.is_available() else None
         with guard.torch_threads_kept():
@@ -133,6 +135,7 @@ class Epoch(EpochIterator):
         try:
             message = self.output_queue.get(timeout=patience_s)
         except queue.Empty:
+            self.hung = True
             faulthandler.dump_traceback(all_threads=True)
             raise RuntimeError(
                 f"FFCV gave no batch of {self.loader.fname} within {patience_s:.0f} s; the stacks of all threads are "
@@ -146,10 +149,10 @@ class Epoch(EpochIterator):
         return images, self.buffers[STATUS][self.held, : len(images), 0]
 
     def close(self) -> None:
-        """End the thread and free the buffers."""
+        """End the thread and free the buffers; a hung thread keeps its buffers, in which it may still write."""
         self.terminate_event.set()
         if self.is_alive():
-            self.join()  # it looks at terminate_event after each batch
-        if not self.closed:
+            self.join(HUNG_CLOSE_S if self.hung else None)  # it looks at terminate_event after each batch
+        if not self.closed and not self.is_alive():
             self.closed = True
             self.memory_context.__exit__(None, None, None)

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -204,6 +206,25 @@ def test_an_error_in_the_reading_thread_reaches_the_caller(photos, monkeypatch):
     monkeypatch.setattr(training._ffcv.Epoch, "run_pipeline", _fails)
     with pytest.raises(RuntimeError, match=r"reading .*train\.beton failed: the disk went away"):
         next(training.epoch(0))
+
+
+@needs_ffcv
+def test_a_hung_reading_thread_is_an_error_in_time_and_keeps_its_buffers(photos, monkeypatch, capfd):
+    training = loader(config(photos, Backend.ffcv))
+    module, go_on = sys.modules[training._ffcv.Epoch.__module__], threading.Event()
+    monkeypatch.setattr(module, "FIRST_BATCH_S", 0.2)
+    monkeypatch.setattr(module, "HUNG_CLOSE_S", 0.2)
+    hung = []
+    monkeypatch.setattr(module.Epoch, "run_pipeline", lambda epoch, *_: hung.append(epoch) or go_on.wait(20))
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="gave no batch of .* within 0 s"):
+        next(training.epoch(0))
+    took = time.monotonic() - start
+    assert hung[0].is_alive() and not hung[0].closed and took < 15
+    go_on.set()
+    hung[0].join()
+    hung[0].close()
+    assert hung[0].closed
 
 
 def _fails(*_):
