@@ -155,7 +155,7 @@ def gone(pid, seconds=20):
 def test_a_killed_worker_ends_the_writing(fashion_root, tmp_path):
     with long_write(tmp_path, fashion_root) as (process, workers):
         os.kill(workers[0], signal.SIGKILL)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 1 and "a writing process died" in errors and "Traceback" not in errors
     assert "train.beton" not in files(tmp_path) and all(gone(pid) for pid in workers)
 
