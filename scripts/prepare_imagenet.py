@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         shown.close()
         print("prepare_imagenet: interrupted; the same command continues", file=sys.stderr)
         return 130
-    return 1 if problems and not args.partial else 0
+    return 1 if problems and (args.check or not args.partial) else 0
 
 
 if __name__ == "__main__":

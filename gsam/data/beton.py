@@ -154,4 +154,5 @@ class BetonFile:
                 data = pages.read(int(record["size"]))
                 if not data or checksum(np.frombuffer(data, np.uint8)) != record["checksum"]:
                     return records[records["data_ptr"] < self._page_of(record)]
-        return records
+        # Of the last page the journal may have a part, if it was being written: that page is made again.
+        return records[records["data_ptr"] < self._page_of(records[-1])] if len(records) else records

@@ -8,7 +8,18 @@ import os
 from collections.abc import Iterator
 from itertools import zip_longest
 
-from gsam.data import SOURCES, SPLITS, AugmentConfig, Backend, Crop, DataConfig, RandAugment, class_names, ffcv_root
+from gsam.data import (
+    SOURCES,
+    SPLITS,
+    AugmentConfig,
+    Backend,
+    Crop,
+    DataConfig,
+    RandAugment,
+    class_names,
+    ffcv_root,
+    stored_split,
+)
 from gsam.data.manifest import beton_problem, missing_splits, read_manifest, write_command
 
 WORKERS_PER_CORE = 8  # of data.backend=folder at most: each process takes half a gigabyte
@@ -105,14 +116,19 @@ def _ffcv_problems(data: DataConfig) -> Iterator[str]:
     if SOURCES[data.name].automatic and missing_splits(data):  # prepare() will write the files, if it can
         yield from _source_problems(data)
         return
-    problems = [problem for split in SPLITS if (problem := beton_problem(data, split)) is not None]
+    problems = [problem for split in _splits(data) if (problem := beton_problem(data, split)) is not None]
     yield from problems or _class_problems(data)
+
+
+def _splits(data: DataConfig) -> tuple[str, ...]:
+    """Those that are read: with a held-out part the other one is not."""
+    return tuple(dict.fromkeys(stored_split(data, split) for split in SPLITS))
 
 
 def _class_problems(data: DataConfig) -> Iterator[str]:
     """Labels must mean the same in both files, and in ImageNet's what they mean to any ImageNet model."""
     root = ffcv_root(data)
-    lists = {split: read_manifest(root, split)["classes"] for split in SPLITS}
+    lists = {split: read_manifest(root, split)["classes"] for split in _splits(data)}
     wanted, whose = lists["train"], "train.beton"
     if data.name == "imagenet":
         from gsam.data.sources import IMAGENET, imagenet_synsets
@@ -129,7 +145,7 @@ def _class_problems(data: DataConfig) -> Iterator[str]:
 
 
 def _source_problems(data: DataConfig) -> Iterator[str]:
-    for split in SPLITS:
+    for split in _splits(data):
         try:
             class_names(data.name, data.root, split)
         except ValueError as error:

@@ -19,7 +19,7 @@ from gsam.data import SOURCES, SPLITS, AugmentConfig, Backend, DataConfig, ffcv_
 from gsam.data.inspection import pictures, stored, twice
 from gsam.data.manifest import beton_path
 from gsam.data.parity import measure
-from gsam.eval.doctor import progress, show
+from gsam.eval.doctor import conclude, progress
 from gsam.eval.inspection import Finding
 from gsam.eval.preprocess import Preprocess
 from gsam.eval.subject import Subject, load_subject
@@ -29,15 +29,7 @@ from gsam.runtime import Normalize, Runtime
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     data = DataConfig(args.source, Backend.ffcv, args.root, args.ffcv_root)
-    try:
-        findings = list(check(data) if args.command == "check" else _parity(data, args))
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"doctor: {error}", file=sys.stderr)
-        return 2
-    show(findings)
-    wrong = sum(finding.ok is False for finding in findings)
-    print(f"{wrong} wrong" if wrong else "nothing wrong", flush=True)
-    return 1 if wrong else 0
+    return conclude(lambda: check(data) if args.command == "check" else _parity(data, args))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -102,7 +103,8 @@ def _index(path: str, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(names, offsets in the archive, sizes in bytes) of all pictures, from the file beside the archive if it is of it."""
     state, beside = os.stat(path), f"{path}.index.npz"
     stamp = np.array([state.st_size, state.st_mtime_ns])
-    with suppress(OSError, ValueError, KeyError), np.load(beside) as known:  # allow_pickle is off
+    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), open(beside, "rb") as file:
+        known = np.load(file)  # allow_pickle is off
         if np.array_equal(known["stamp"], stamp):
             return known["names"], known["offsets"], known["sizes"]
     try:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gsam.data import SOURCES, SPLITS, Backend, DataConfig, ffcv_root, open_source
+from gsam.data.sources import Source
 
 FORMAT_VERSION = 2  # 2: with a checksum per picture, JPEGs with restart intervals
 
@@ -31,10 +32,17 @@ def label_hash(labels: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes()).hexdigest()
 
 
+def pictures_hash(source: Source) -> str:
+    """SHA-256 of what a source holds, wherever it lies: classes, labels and, where the pictures have some, their names."""
+    digest = hashlib.sha256("\n".join([*source.classes, str(len(source)), label_hash(source.labels)]).encode())
+    if (names := getattr(source, "names", None)) is not None:
+        digest.update(b"\n".join(names.tolist()))
+    return digest.hexdigest()
+
+
 def fingerprint(data: DataConfig) -> str | None:
     """16 hex digits of what the training data are: with FFCV the classes and the bytes of train.beton, as its manifest has
-    them; else the classes, the number of pictures, their labels and, where they have some, their names without data.root.
-    None where the data are not at hand. Reads no picture.
+    them; else `pictures_hash`. None where the data are not at hand. Reads no picture.
     """
     digest = hashlib.sha256()
     try:
@@ -42,10 +50,7 @@ def fingerprint(data: DataConfig) -> str | None:
             manifest = read_manifest(ffcv_root(data), "train")
             digest.update("\n".join([*manifest["classes"], manifest["sha256"]]).encode())
         else:
-            source = open_source(data.name, data.root, "train")
-            digest.update("\n".join([*source.classes, str(len(source)), label_hash(source.labels)]).encode())
-            if (names := getattr(source, "names", None)) is not None:
-                digest.update(b"\n".join(names.tolist()))
+            digest.update(pictures_hash(open_source(data.name, data.root, "train")).encode())
     except ValueError:
         return None
     return digest.hexdigest()[:16]

@@ -21,9 +21,8 @@ from gsam.data.checks import local_ranks
 from gsam.data.keyed import epoch_order
 from gsam.data.manifest import beton_path
 
-BLOCK = (
-    16  # pictures: about 0.8 MB as 500_jpeg90; few enough that a window of ImageNet, sorted by class, has most classes
-)
+# Pictures: about 0.8 MB as 500_jpeg90; few enough that a window of ImageNet, sorted by class, has most classes.
+BLOCK = 16
 WINDOW = 16_384  # pictures
 NEAR = 1 << 17  # bytes between two pieces that are still read as one
 RANK_BYTES = 1 << 30  # set aside for each rank: resident memory of a training process before its first step

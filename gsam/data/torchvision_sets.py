@@ -7,6 +7,7 @@ alone makes it safe: what is unpickled are the authors' bytes, whoever they came
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ class Files:
     def __init__(self, classes: list[str], paths: list[Any], labels: list[int]) -> None:
         self.classes, self.labels = tuple(classes), np.array(labels, np.int64)
         self.paths = [str(path) for path in paths]
+        self.names = np.array([os.fsencode(os.path.basename(path)) for path in self.paths])
 
     def __len__(self) -> int:
         return len(self.labels)

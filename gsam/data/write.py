@@ -8,16 +8,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from gsam.data import SOURCES, SPLITS, open_source
+from gsam.data import SOURCES, SPLITS, class_names, open_source
 from gsam.data.beton import BetonFile
 from gsam.data.checks import cores
 from gsam.data.encoding import LISTED, Report, encoded
-from gsam.data.manifest import FORMAT_VERSION, beton_path, label_hash, manifest_path, read_manifest
+from gsam.data.manifest import FORMAT_VERSION, beton_path, label_hash, manifest_path, pictures_hash, read_manifest
 from gsam.data.sources import Source
 from gsam.data.stored import Preset
 from gsam.files import write_atomic
@@ -66,10 +67,13 @@ def write_dataset(
     if workers < 1:
         raise ValueError(f"workers={workers} must be at least 1")
     written = []
+    if not os.path.isdir(out):  # a mistyped root makes no folders
+        for split in splits:
+            class_names(name, root, split)
     with only_writer(out):
         for split in splits:
             chosen = preset or default_preset(name, split)
-            if not overwrite and _present(name, out, split, chosen):
+            if not overwrite and _present(name, out, split, chosen, partial(open_source, name, root, split)):
                 continue
             source = open_source(name, root, split)
             _write_split(source, name, split, out, chosen, workers, report or (lambda *_: None))
@@ -80,7 +84,7 @@ def write_dataset(
 def write_source(source: Source, name: str, split: str, out: str, preset: str, workers: int, report: Report) -> bool:
     """`write_dataset` for one split whose pictures are given; False if it is there already."""
     with only_writer(out):
-        if _present(name, out, split, preset):
+        if _present(name, out, split, preset, lambda: source):
             return False
         _write_split(source, name, split, out, preset, workers, report)
     return True
@@ -124,8 +128,9 @@ def only_writer(out: str) -> Iterator[None]:
         yield
 
 
-def _present(name: str, out: str, split: str, preset: str) -> bool:
-    """Whether the split is there, made from this source with this preset. Raises ValueError if it is something else."""
+def _present(name: str, out: str, split: str, preset: str, source: Callable[[], Source]) -> bool:
+    """Whether the split is there, made from this source with this preset. Raises ValueError if it is something else. Where the
+    pictures are gone, their archive deleted, the file is taken for theirs."""
     path = beton_path(out, split)
     if not os.path.exists(path):
         return False
@@ -138,6 +143,15 @@ def _present(name: str, out: str, split: str, preset: str) -> bool:
     for key, value in wanted.items():
         if manifest.get(key) != value:
             raise ValueError(f"{path} exists with {key}={manifest.get(key)} instead of {value}; {way_out}")
+    try:
+        pictures = source()
+    except ValueError:
+        return True
+    if manifest.get("pictures_sha256") != pictures_hash(pictures):
+        raise ValueError(
+            f"{path} exists, made of other pictures: {manifest['n']:,}, here are {len(pictures):,}, or their names, labels "
+            f"or order differ; {way_out}"
+        )
     return True
 
 
@@ -155,10 +169,11 @@ def _write_split(source: Source, name: str, split: str, out: str, preset: str, w
         **encoding,
         "restart": how.write_mode == "jpg",
         "labels_sha256": label_hash(source.labels),
+        "pictures_sha256": pictures_hash(source),
         "ffcv": metadata.version("ffcv"),
     }
     try:
-        with BetonFile(path + ".tmp", len(source), {**facts, "pictures": _names_hash(source)}) as file:
+        with BetonFile(path + ".tmp", len(source), facts) as file:
             first, seconds = file.done, _fill(file, source, how, workers, split, report)
             file.finish()
         size = os.path.getsize(path + ".tmp")
@@ -200,14 +215,6 @@ def _fill(file: BetonFile, source: Source, how: Preset, workers: int, split: str
             f"{''.join(bad[:LISTED])}{more}"
         )
     return time.monotonic() - start
-
-
-def _names_hash(source: Source) -> str:
-    """Tells apart two states of a folder, so that a broken off file is not continued with other pictures."""
-    digest = hashlib.sha256()
-    for index in range(len(source)):
-        digest.update(source.describe(index).encode(errors="surrogateescape") + b"\n")
-    return digest.hexdigest()
 
 
 def sha256(path: str, what: str, report: Report) -> str:

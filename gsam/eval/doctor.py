@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,15 +25,24 @@ MILDEST = ("brightness", 1)  # of ImageNet-C, what any model can do
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    try:
+
+    def findings() -> Iterator[Finding]:
         target, root = (KNOWN[args.set], args.root) if args.set else recognise(args.root)
         print(f"{root}: {target.key}, the layout of {target.folder}", flush=True)
-        findings = list(_findings(target, root, args))
+        yield from _findings(target, root, args)
+
+    return conclude(findings)
+
+
+def conclude(findings: Callable[[], Iterable[Finding]]) -> int:
+    """Show what was found, or why nothing could be; the exit code: 0 nothing wrong, 1 something, 2 not looked at."""
+    try:
+        found = list(findings())
     except (ValueError, RuntimeError, OSError) as error:
         print(f"doctor: {error}", file=sys.stderr)
         return 2
-    show(findings)
-    wrong = sum(finding.ok is False for finding in findings)
+    show(found)
+    wrong = sum(finding.ok is False for finding in found)
     print(f"{wrong} wrong" if wrong else "nothing wrong", flush=True)
     return 1 if wrong else 0
 

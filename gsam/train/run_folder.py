@@ -121,7 +121,7 @@ class RunFolder:
             )
         data = before.get("data"), self._meta["data"]
         # Earlier versions wrote eight digits, of less: they tell nothing.
-        if None not in data and len(data[0]) == len(data[1]) and data[0] != data[1]:
+        if None not in data and data[0] != data[1]:
             raise ValueError(
                 f"run.dir={self.path} was trained on other data (its classes, labels or pictures, or with data.backend=ffcv "
                 f"its train.beton, differ from those of data.root={self._config['data']['root']}, data.ffcv_root="

@@ -340,3 +340,18 @@ def test_twenty_epochs_take_no_more_memory_than_four(photos, backend):
     print(done.stdout)  # MiB and threads, twice
     early, early_threads, late, late_threads = map(float, done.stdout.split())
     assert late - early < 5 and late_threads == early_threads
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_held_out_part_needs_no_other_split(tmp_path, backend):
+    root = make_folder(tmp_path / "photos")
+    data = replace(config(root, backend), holdout=0.2)
+    if backend is Backend.ffcv:
+        from gsam.data.write import write_dataset
+
+        write_dataset("imagefolder", str(root), str(root / "ffcv"), workers=1)
+    shutil.rmtree(root / "val")
+    for name in ("val.beton", "val.json"):
+        (root / "ffcv" / name).unlink(missing_ok=True)
+    assert not list(check(data, AUGMENT)) and loader(data, "val").num_examples > 0
+    assert any("val" in problem for problem in check(replace(data, holdout=0.0), AUGMENT))

@@ -109,6 +109,21 @@ def test_writing_again_changes_nothing_and_another_preset_is_refused(photos, tmp
     assert json.loads((tmp_path / "val.json").read_text())["max_resolution"] == 256
 
 
+def test_files_made_of_other_pictures_are_not_taken_for_these(photos, tmp_path):
+    root, out = shutil.copytree(photos, tmp_path / "root"), tmp_path / "out"
+    write_dataset("imagefolder", str(root), str(out), workers=1)
+    assert write_dataset("imagefolder", str(photos), str(out), workers=1) == []  # the same ones in another place
+    one = sorted((root / "train" / "n02").iterdir())[0]
+    one.rename(one.with_name("zz.jpg"))  # then the order is another one
+    with pytest.raises(ValueError, match="made of other pictures: 42, here are 42, .* use --overwrite"):
+        write_dataset("imagefolder", str(root), str(out), workers=1)
+    shutil.rmtree(root)
+    assert write_dataset("imagefolder", str(root), str(out), workers=1) == []  # deleted: nothing to compare with
+    with pytest.raises(ValueError, match="does not exist"):
+        write_dataset("imagefolder", str(root), str(root / "ffcv"), workers=1)
+    assert not root.exists()
+
+
 def test_help_names_the_presets():
     text = subprocess.run([*SCRIPT, "--help"], capture_output=True, text=True, check=True).stdout
     assert all(preset in text and how.meaning in text for preset, how in PRESETS.items()) and "fashion_mnist" in text
@@ -166,6 +181,8 @@ def test_a_killed_writer_leaves_no_process_and_is_continued_to_the_same_bytes(fa
         process.communicate(timeout=30)  # ends when the last process has closed its output
     assert all(gone(pid) for pid in workers)
     assert files(tmp_path) == ["train.beton.tmp", "train.beton.tmp.journal"]
+    journal = tmp_path / "train.beton.tmp.journal"
+    journal.write_bytes(journal.read_bytes()[:-1000])  # in the middle of a page's samples
     unfinished = tmp_path / "train.beton.tmp"
     with open(unfinished, "r+b") as file:  # as after a power cut: what the journal says has not all reached the disk
         file.seek(unfinished.stat().st_size - PAGE_BYTES // 2)

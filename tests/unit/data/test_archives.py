@@ -2,6 +2,7 @@
 
 import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,16 @@ def test_the_headers_are_read_once(devkit_accepted, monkeypatch):
     monkeypatch.setattr(tarfile, "TarFile", None)  # reading a header again would fail
     again = open_source("imagenet", devkit_accepted, "train")
     assert np.array_equal(first.labels, again.labels) and first.describe(7) == again.describe(7)
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_damaged_index_is_made_anew(devkit_accepted, size):
+    first = open_source("imagenet", devkit_accepted, "train")
+    beside = Path(devkit_accepted) / (ARCHIVES["train"] + ".index.npz")
+    whole = beside.read_bytes()
+    beside.write_bytes(whole[:size])
+    again = open_source("imagenet", devkit_accepted, "train")
+    assert np.array_equal(first.labels, again.labels) and len(beside.read_bytes()) == len(whole)
 
 
 def test_an_archive_that_changed_is_read_again(downloads, tmp_path):
@@ -141,6 +152,7 @@ def test_unpacking_is_checked_and_continues(devkit_accepted, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "val in" in told and "has 1,000 pictures, ImageNet-1k has 50,000" in told
     assert "1000 classes do not have 50 pictures" in told
+    assert prepare("--check", "--partial", "--to", tmp_path / "nowhere") == 1
     assert prepare("--check", "--to", to) == 1 and prepare("--check", "--to", devkit_accepted, "--splits", "train") == 1
     assert "(archive) has 2,000 pictures" in capsys.readouterr().out
 

@@ -83,6 +83,9 @@ def test_a_held_out_part_is_taken_from_every_class_and_from_training():
     assert not training & held and len(training | held) == 73
     assert np.bincount(LABELS[sorted(held)]).tolist() == [4, 2, 1, 1]  # 10 %, and at least one
     assert parts(0.1, seed=9) == (training, held)
+    for label in range(3):  # drawn, not the tail: neighbours of a folder are often alike
+        members = np.flatnonzero(LABELS == label)
+        assert set(members.tolist()) & held != set(members[-(4, 2, 1)[label] :].tolist())
     assert held < parts(0.3)[1]
     assert parts(0.1, limit_eval=3)[1] < held and len(parts(0.1, limit_train=30)[0]) == 30
 
