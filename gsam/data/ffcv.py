@@ -128,7 +128,7 @@ class FFCVLoader:
 
 def stored_labels(reader, manifest: dict, path: str) -> np.ndarray:
     """All labels of the file, int64 (N,). Raises ValueError if they are not those of the manifest."""
-    labels = np.ascontiguousarray(reader.metadata[f"f{reader.field_names.index('label')}"])
+    labels = guard.stored(reader, "label")
     complete = len(labels) == len(reader.alloc_table) == manifest["n"]
     if not complete or label_hash(labels) != manifest["labels_sha256"]:
         raise ValueError(

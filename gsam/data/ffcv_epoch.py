@@ -19,7 +19,6 @@ from ffcv.loader.epoch_iterator import EpochIterator
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.pipeline_spec import PipelineSpec
-from ffcv.reader import Reader
 
 from gsam.data import ffcv_guard as guard
 from gsam.data import ffcv_kernels as kernels
@@ -72,11 +71,6 @@ def open_loader(path: str, *, train: bool, size: int, batch_size: int, workers: 
             ) from error
 
 
-def stored_numbers(reader: Reader, field: str) -> np.ndarray:
-    """A field of numbers ("label", "checksum") of all samples, int64 (N,)."""
-    return reader.metadata[f"f{reader.field_names.index(field)}"]
-
-
 class Epoch(EpochIterator):
     """Batches of `order` (sample numbers, uint64) in FFCV's ring of buffers: (uint8 (B, size, size, 3), status uint8 (B,)
     with kernels.GOOD for every picture that may be used).
@@ -97,7 +91,7 @@ class Epoch(EpochIterator):
     def start(self) -> None:
         decoder = next(iter(self.loader.graph.root_nodes))
         self.buffers = self.memory_allocations["operation"][decoder.id]
-        self.checksums = stored_numbers(self.loader.reader, "checksum")
+        self.checksums = guard.stored(self.loader.reader, "checksum")
         self.buffers[PARAMETERS][:] = self.values  # the epoch's own: iterators of other epochs have other buffers
         self.slots = len(self.buffers[IMAGES])
         self.released = [torch.cuda.Event() for _ in range(self.slots)] if self.device is not None else None

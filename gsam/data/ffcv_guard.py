@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import torch
 
 VERSION = "1.0.2"
@@ -47,6 +49,11 @@ def load() -> ModuleType:
             return import_module("gsam.data.ffcv_epoch")
         finally:
             numba.config.CACHE_DIR = before
+
+
+def stored(reader: Any, field: str) -> np.ndarray:
+    """What an ffcv.reader.Reader has of a field ("image", "label", "checksum"), for all samples (N,)."""
+    return np.ascontiguousarray(reader.metadata[f"f{reader.field_names.index(field)}"])
 
 
 def cache_dir() -> str:

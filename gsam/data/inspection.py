@@ -13,11 +13,12 @@ import numpy as np
 from PIL import Image
 
 from gsam.data import DataConfig, class_names, ffcv_root, open_source
+from gsam.data import ffcv_guard as guard
 from gsam.data.checks import cores
 from gsam.data.checksum import checksum
-from gsam.data.ffcv_guard import torch_threads_kept
+from gsam.data.ffcv import stored_labels
 from gsam.data.ilsvrc import COUNTS
-from gsam.data.manifest import beton_path, label_hash, read_manifest
+from gsam.data.manifest import beton_path, read_manifest
 from gsam.data.opencv import one_threaded
 from gsam.data.sources import Source
 from gsam.data.write import sha256
@@ -59,20 +60,15 @@ def pictures(data: DataConfig, split: str, report: Report) -> tuple[Split, list[
 def stored(data: DataConfig, split: str, report: Report) -> tuple[Split, list[Finding]]:
     """The samples of a .beton. Raises ValueError if there is no manifest, or no such file."""
     path, manifest = beton_path(ffcv_root(data), split), read_manifest(ffcv_root(data), split)
-    with torch_threads_kept():
+    with guard.torch_threads_kept():
         from ffcv.reader import Reader
     try:
         reader = Reader(path)
     except (AssertionError, ValueError, IndexError, OSError) as error:
         raise ValueError(f"{path} is not a readable .beton file ({type(error).__name__}: {error})") from error
     name = f"{split}.beton"
-    columns = {each: reader.metadata[f"f{at}"] for at, each in enumerate(reader.field_names)}
-    labels = np.ascontiguousarray(columns["label"])
-    whole = len(labels) == len(reader.alloc_table) == manifest["n"] and label_hash(labels) == manifest["labels_sha256"]
-    if not whole:
-        raise ValueError(
-            f"{path} holds other samples than its manifest says; copy both files again, or write them again"
-        )
+    columns = {field: guard.stored(reader, field) for field in reader.field_names}
+    labels = stored_labels(reader, manifest, path)
     sizes = np.sort(reader.alloc_table, order="sample_id")["size"]
     content = np.memmap(path, np.uint8, "r")
     found = _each(lambda index: _sample(content, columns, sizes, index), len(labels), report)

@@ -36,11 +36,11 @@ def compare(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> list[str
             "optimizer.group_size from the first step on"
         )
     names = {"world": "number of ranks", "torch": "torch", "device": "device"}
-    was, mixed = stored.get("mixed"), now["mixed"]  # not in checkpoints of earlier versions
+    was, mixed = stored["mixed"], now["mixed"]
     notes = [
         f"note: mixup or cutmix pairs other pictures from here on: within groups of {mixed}, before of {was}, since the number "
         f"of ranks was {stored['world']}; use {stored['world']} rank(s) for the same pairs"
-    ] * (was is not None and was != mixed)
+    ] * (was != mixed)
     return notes + [
         f"note: {name} was {stored[key]} when the checkpoint was written, is {now[key]}: equal to rounding, not bit for bit"
         for key, name in names.items()

@@ -56,7 +56,6 @@ class Stepper:
             config.augment, device, seed=train.seed, num_classes=num_classes, group_size=self.group_size,
             channels_last=train.channels_last,
         )  # fmt: skip
-        self.normalize = self.augment.normalize
         self.total_steps = self.steps(train.epochs, "ep")
         if self.total_steps < 1:
             raise ValueError(f"train.epochs={train.epochs} is less than one step of {images_per_step(config)} images")

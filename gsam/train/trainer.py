@@ -247,7 +247,7 @@ class Trainer:
         self.stepper.load_state_dict(state)
         self.meter.load_state_dict(state["meter"], self.runtime.device)
         self.best_top1, self.seconds = state["best_top1"], state["seconds"]
-        self.skipped_before = state.get("skipped_pictures") or 0  # not in checkpoints of earlier versions
+        self.skipped_before = state["skipped_pictures"] or 0
         self.runtime.on_main(lambda: self.log.truncate(self.step))
 
     # ---- small parts ------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def test_both_passes_see_the_same_mixed_images():
     made.model.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
     made.train_step(batches(made))
     assert len(seen) == 4 and torch.equal(seen[0], seen[1]) and torch.equal(seen[2], seen[3])
-    assert not torch.equal(seen[0], made.normalize(batches(made)[0][0])[:8])
+    assert not torch.equal(seen[0], made.augment.normalize(batches(made)[0][0])[:8])
 
 
 def test_each_batch_of_a_step_has_its_own_mix():
@@ -87,4 +87,4 @@ def test_without_augmentation_a_step_gets_what_it_got_before(monkeypatch):
     made.model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     ((x, y),) = batches(made)
     made.train_step([(x, y)])
-    assert torch.equal(seen[0], made.normalize(x)) and torch.equal(seen[1], y)
+    assert torch.equal(seen[0], made.augment.normalize(x)) and torch.equal(seen[1], y)

@@ -259,7 +259,7 @@ def test_entropy_sgd_sees_a_new_batch_in_each_inner_step_and_counts_its_images()
     made.model.register_forward_pre_hook(lambda _, args: seen.append(args[0].double().sum().item()))
     given = batches(made)
     made.train_step(given)
-    assert seen == [made.normalize(x).double().sum().item() for x, _ in given] and len(set(seen)) == 3
+    assert seen == [made.augment.normalize(x).double().sum().item() for x, _ in given] and len(set(seen)) == 3
     assert made.steps("3ep", "ep") == 3 * 256 // (16 * 3)
 
 
@@ -371,7 +371,7 @@ def test_images_in_ffcvs_reused_buffers_are_those_of_the_loader_in_every_pass(me
     trainer.fit()
     config.data.backend = Backend.folder
     loader = build_loader(config.data, config.augment, "train", batch_size=20, rank=0, world=1, seed=0, train=True)
-    normalize, passes = trainer.stepper.normalize, config.optimizer.passes
+    normalize, passes = trainer.stepper.augment.normalize, config.optimizer.passes
     count = 2 * config.optimizer.batches_per_step
     expected = [normalize(x).double().sum().item() for epoch in range(2) for x, _ in loader.epoch(epoch)][:count]
     assert seen == [value for value in expected for _ in range(passes)] and len(set(expected)) == count
