@@ -11,7 +11,7 @@ import torch
 
 from gsam.augment import OnDevice
 from gsam.data import AugmentConfig, RandAugment
-from gsam.runtime import Precision
+from gsam.runtime import Precision, Runtime
 from gsam.verify.proofs import PROOFS
 from tests.contract import matrix
 from tests.contract.matrix import Case, advance, batches, stepper
@@ -120,3 +120,12 @@ def test_augmentation_gives_the_same_pictures_and_waits_for_nothing(device):
     assert torch.equal(distorted.cpu(), on_cpu.distort(images, keys))
     expected = on_cpu(images, labels, keys, step=5)
     torch.testing.assert_close(mixed.cpu(), expected[0]), torch.testing.assert_close(targets.cpu(), expected[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_rank_without_a_gpu_is_told_how_many_there_are(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", str(torch.cuda.device_count()))
+    with pytest.raises(ValueError, match=r"has no GPU: \d+ visible; start torchrun with --nproc-per-node="):
+        with Runtime.start():
+            pass
