@@ -4,42 +4,31 @@ Hydra composes YAML without knowing the schema; a typo inside a file would silen
 composed configuration against the dataclasses that the components own. Imported by entry points only.
 """
 
-import difflib
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from gsam import data as gsam_data
 from gsam import models
 from gsam.cli import CONFIGS
 from gsam.data import AugmentConfig, DataConfig
 from gsam.eval import EvalSet
+from gsam.fill import ConfigError, advice, fill
 from gsam.identity import deciding
 from gsam.models import ModelConfig
 from gsam.optim import BASES, ESTIMATORS, ScheduleConfig, VanillaEstimator
-from gsam.optim.base import OtherConfig
-from gsam.runtime import Precision, SharedError
+from gsam.runtime import Precision
 from gsam.train.settings import Duration, EmaConfig, RunConfig, TrainConfig, WandbConfig
 
 # Sections whose dataclass their `name` chooses.
 TABLES = {"optimizer": ESTIMATORS, "base": BASES}
-
-
-class ConfigError(SharedError):
-    """All problems of a configuration."""
-
-    def __init__(self, problems: list[str]):
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n".join([f"the configuration has {count}:", *(f"  - {p}" for p in problems)]))
-        self.problems = problems
 
 
 @dataclass
@@ -99,7 +88,7 @@ def load(cfg: DictConfig, world: int = 1) -> Config:
     """Composed configuration -> Config. Raises ConfigError with every problem found; touches no device and no file but those
     that data.check looks for."""
     problems: list[str] = []
-    config = _fill(cfg, Config, problems, tables=TABLES)
+    config = fill(cfg, Config, problems, tables=TABLES)
     problems += _unknown_paths(config.paths)
     if not problems:
         problems += _problems(config, world)
@@ -111,13 +100,13 @@ def load(cfg: DictConfig, world: int = 1) -> Config:
 def load_evaluation(cfg: DictConfig) -> EvalConfig:
     """Composed configuration -> EvalConfig; raises ConfigError with every problem found."""
     problems: list[str] = []
-    config = _fill(cfg, EvalConfig, problems, skip=("evalsets",))
+    config = fill(cfg, EvalConfig, problems, skip=("evalsets",))
     sets = cfg.get("evalsets") or {}
     chosen = [name for name in sets if _is_chosen(name, sets[name])]
     listed = f"not among evalset=[{','.join(chosen)}]; choose it too or leave the key out"
     problems += [f"evalsets.{name}: {listed}" for name in sets if name not in chosen]
     for name in chosen:
-        config.evalsets[name] = _fill(sets[name], EvalSet, problems, at=f"evalsets.{name}.")
+        config.evalsets[name] = fill(sets[name], EvalSet, problems, at=f"evalsets.{name}.")
     problems += _unknown_paths(config.paths)
     if config.batch_size < 1:
         problems.append(f"batch_size={config.batch_size}: must be at least 1")
@@ -142,7 +131,7 @@ def read_saved(path: Path) -> Config:
 def read_composed(cfg: DictConfig, origin: str = "") -> Config:
     """A configuration without the checks of what can be run here. Raises ConfigError for unknown keys and wrong types."""
     problems: list[str] = []
-    config = _fill(cfg, Config, problems, tables=TABLES)
+    config = fill(cfg, Config, problems, tables=TABLES)
     if problems:
         raise ConfigError([origin + p for p in problems])
     return config
@@ -167,14 +156,16 @@ def as_dict(config: Any) -> dict[str, Any]:
 def _unknown_paths(paths: dict[str, Any]) -> list[str]:
     """`paths` is a plain dict; its keys are those of paths/default.yaml."""
     known = [key for key in OmegaConf.load(CONFIGS / "paths" / "default.yaml") if key != "defaults"]
-    return [f"paths.{key}: unknown key" + _advice(key, known, "paths.") for key in paths if key not in known]
+    return [f"paths.{key}: unknown key" + advice(key, known, "paths.") for key in paths if key not in known]
 
 
 # ---- checks across components ---------------------------------------------------------------------------------------
 
 
 def _problems(config: Config, world: int) -> Iterator[str]:
-    yield from (own := [p for key in ("optimizer", "base", "train", "ema", "run") for p in getattr(config, key).problems()])
+    yield from (
+        own := [p for key in ("optimizer", "base", "train", "ema", "run") for p in getattr(config, key).problems()]
+    )
     try:
         Duration.parse(config.schedule.warmup_steps, "st")
     except ValueError as error:
@@ -214,87 +205,7 @@ def _batch_problems(config: Config, world: int) -> Iterator[str]:
         yield f"optimizer.group_size={group} cannot be split into train.accumulate={accumulate} equal micro-batches"
 
 
-# ---- YAML into dataclasses ------------------------------------------------------------------------------------------
-
-
 def _is_chosen(name: str, values: Any) -> bool:
     """A set that was chosen has all keys of its file; one that was not has only those of the command line."""
     file = CONFIGS / "evalset" / f"{name}.yaml"
     return not isinstance(values, DictConfig) or {"root", *(OmegaConf.load(file) if file.exists() else ())} <= {*values}
-
-
-def _fill(
-    cfg: Any, schema: type, problems: list[str], at: str = "", tables: dict | None = None, skip: tuple = ()
-) -> Any:
-    """An instance of `schema`; unknown keys, wrong types and unresolvable values go to `problems`."""
-    if not isinstance(cfg, DictConfig):
-        problems.append(
-            f"{at.rstrip('.')}={cfg}: expected a group of settings ({', '.join(f.name for f in fields(schema))})"
-        )
-        return schema()
-    known = {f.name: f for f in fields(schema)}
-    out = OmegaConf.structured(schema)
-    nested: dict[str, Any] = {}
-    for key in cfg:
-        name = f"{at}{key}"
-        if key not in known:
-            problems.append(f"{name}: unknown key" + _advice(str(key), list(known), at))
-            continue
-        if key in skip:
-            continue
-        try:
-            value = cfg[key]
-        except OmegaConfBaseException as error:
-            problems.append(f"{name}: {_first_line(error)}")
-            continue
-        kind = _choose(value, tables[key], name, problems) if tables and key in tables else known[key].type
-        if is_dataclass(kind):
-            nested[key] = _fill(value, kind, problems, f"{name}.")
-        elif not (tables and key in tables):
-            _assign(out, str(key), value, name, problems)
-    plain = OmegaConf.to_object(out)
-    for key, value in nested.items():
-        setattr(plain, key, value)
-    return plain
-
-
-def _choose(value: Any, table: dict[str, type], name: str, problems: list[str]) -> type | None:
-    """The dataclass that `<name>.name` picks from the table."""
-    choice = value.get("name") if isinstance(value, DictConfig) else None
-    if table is BASES and choice not in table and "kwargs" in value:
-        return OtherConfig  # base=other: any optimizer by name
-    if choice not in table:
-        problems.append(f"{name}.name={choice}: unknown" + _advice(str(choice), list(table), "", "choose"))
-        return None
-    return table[choice]
-
-
-def _assign(out: DictConfig, key: str, value: Any, name: str, problems: list[str]) -> None:
-    if OmegaConf.is_config(value):
-        try:
-            value = OmegaConf.to_container(value, resolve=True)
-        except OmegaConfBaseException as error:
-            problems.append(f"{name}: {_first_line(error)}")
-            return
-    try:
-        OmegaConf.update(out, key, value, merge=False)
-    except OmegaConfBaseException as error:
-        problems.append(f"{name}={value}: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0]
-
-
-def _advice(key: str, known: list[str], at: str, verb: str = "known") -> str:
-    near = difflib.get_close_matches(key, known, 1, cutoff=0.6)
-    return f"; did you mean {at}{near[0]}?" if near else f"; {verb}: {', '.join(sorted(known))}"
-
-
-def defaults(schema: type) -> dict[str, Any]:
-    """Field name -> default of a dataclass (for tests that hold YAML and dataclasses together)."""
-    result: dict[str, Any] = {}
-    for f in fields(schema):
-        factory: Callable | Any = f.default_factory
-        result[f.name] = f.default if f.default is not MISSING else factory()
-    return result

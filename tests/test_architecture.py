@@ -21,7 +21,8 @@ ALLOWED = {
     "data": {"runtime", "files"},
     "augment": {"data", "runtime"},
     "eval": {"models", "data", "losses", "runtime"},
-    "config": {"optim", "models", "data", "losses", "eval", "runtime", "train.settings", "cli", "identity"},
+    "fill": {"optim", "runtime"},
+    "config": {"optim", "models", "data", "losses", "eval", "runtime", "train.settings", "cli", "identity", "fill"},
     "verify": {"optim", "runtime", "files"},
     "train": {
         "augment",

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from gsam.config import Config, ConfigError, as_dict, defaults, load, run_hash
+from gsam.config import Config, ConfigError, as_dict, load, run_hash
+from gsam.fill import defaults
 from gsam.optim import BASES, ESTIMATORS
 from gsam.optim.base import OtherConfig
 from gsam.train.settings import Duration, EmaConfig, RunConfig, TrainConfig, WandbConfig
