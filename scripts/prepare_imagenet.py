@@ -1,5 +1,6 @@
 #!/usr/bin/env python
 """Unpack ImageNet-1k's official archives into train/<WordNet id>/ and val/<WordNet id>/, and check that all of it is there.
+The 50,000 pictures of a val/ without class folders are moved into them.
 
 Run again after a kill it continues; what is there already is only checked. It downloads nothing.
 """
@@ -19,7 +20,7 @@ from gsam.train.progress import Progress  # noqa: E402
 NEEDED = """archives, from https://image-net.org (needs an account; the link was not checked here):
   ILSVRC2012_img_train.tar       138 GB, 1,281,167 pictures
   ILSVRC2012_img_val.tar         6.3 GB, 50,000 pictures
-  ILSVRC2012_devkit_t12.tar.gz   the labels of val
+  ILSVRC2012_devkit_t12.tar.gz   the labels of val; also to move a flat val/ into class folders
 
 Unpacking is for training with data.backend=folder. For .beton files it is not needed:
   python scripts/write_ffcv.py imagenet --root <folder of the archives> --out <folder>

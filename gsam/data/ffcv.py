@@ -101,7 +101,7 @@ class FFCVLoader:
             )
         for index, problem in zip(indices[bad].tolist(), named, strict=True):
             self._skips.note(index, problem)
-        others = stand_ins(status != self._ffcv.kernels.GOOD)
+        others = stand_ins(status != self._ffcv.kernels.GOOD, named[0])
         images[bad] = images[others]
         labels[bad] = labels[others]
 

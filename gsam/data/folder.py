@@ -9,10 +9,12 @@ torchvision's geometry and filter in both.
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import multiprocessing
 import os
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -32,6 +34,8 @@ from gsam.data.sources import Source
 
 WORKERS_TRACEBACK = "\nOriginal Traceback (most recent call last):\n"  # torch.utils.data
 CAUSED = "\n\nThe above exception was the direct cause of the following exception:\n\n"  # Python's traceback
+PATIENCE_S = 900.0  # a batch that takes longer is a hung disk or worker
+DUMP = signal.SIGUSR2  # at which a worker writes its stack
 BOXES = {Crop.inception: inception_box, Crop.torchvision: torchvision_box}
 
 
@@ -136,7 +140,7 @@ class _Pictures(Dataset):
             images[at] = pixels[:, ::-1] if mirror else pixels
         labels = self.source.labels[indices]
         if problems:
-            others = stand_ins(bad)
+            others = stand_ins(bad, problems[0][1])
             images[bad], labels[bad] = images[others], labels[others]
         return images, labels, problems
 
@@ -183,6 +187,7 @@ def open_workers(
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
+        timeout=PATIENCE_S if workers else 0,
         pin_memory=pin and torch.cuda.is_available(),
         worker_init_fn=_begin,
         generator=torch.Generator(),  # each epoch draws a seed for its workers; not from the training's numbers
@@ -192,7 +197,8 @@ def open_workers(
 
 
 def read(loader: DataLoader) -> Iterator:
-    """One epoch of batches. A worker's ValueError comes as if raised here; a dead worker is a RuntimeError that says so."""
+    """One epoch of batches. A worker's ValueError comes as if raised here; a dead worker is a RuntimeError that says so,
+    one that gives no batch for PATIENCE_S seconds too, after all workers have written their stacks to stderr."""
     try:
         yield from loader
     except ValueError as error:  # from a worker it comes with the worker's traceback as text
@@ -202,6 +208,8 @@ def read(loader: DataLoader) -> Iterator:
         # The traceback begins with the causes of the error, each with a traceback of its own: the last one is the error.
         raise ValueError(chained.rpartition(CAUSED)[2].partition("\nValueError: ")[2].strip() or own) from None
     except (RuntimeError, ConnectionError, EOFError) as error:
+        if "DataLoader timed out" in str(error):
+            raise _hung(loader) from error
         if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
             raise
         with _children_may_end():
@@ -210,6 +218,21 @@ def read(loader: DataLoader) -> Iterator:
             f"a data worker process died ({error}); it was killed from outside or ran out of memory: "
             "lower data.workers (evaluate.py: workers), or free memory"
         ) from error
+
+
+def _hung(loader: DataLoader) -> RuntimeError:
+    workers = loader._iterator._workers
+    for worker in workers:
+        os.kill(worker.pid, DUMP)
+    time.sleep(1)  # for their stacks
+    with _children_may_end():
+        for worker in workers:
+            worker.kill()
+        end_workers(loader)
+    return RuntimeError(
+        f"no batch for {loader.timeout:.0f} s: the disk or a data worker process hangs (their stacks are above); is the file "
+        "system there? The same command continues"
+    )
 
 
 @contextmanager
@@ -236,6 +259,7 @@ def _begin(worker: int) -> None:
     # torch's workers ask whether their parent has changed: one that was gone before they began would never have.
     if os.getppid() != multiprocessing.parent_process().pid:
         os._exit(1)
+    faulthandler.register(DUMP)
     # A scheduler signals the whole process group; the trainer needs its workers for the steps up to the last
     # checkpoint.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):

@@ -29,12 +29,14 @@ class Skips:
             )
 
 
-def stand_ins(bad: np.ndarray) -> np.ndarray:
+def stand_ins(bad: np.ndarray, problem: str = "") -> np.ndarray:
     """For each True of `bad` (bool (B,)) the position of the next good picture of the batch, around its end: int64.
 
-    Raises RuntimeError if the batch has none.
+    Raises RuntimeError, with the `problem` of one picture, if the batch has none.
     """
     good = np.flatnonzero(~bad)
     if not len(good):
-        raise RuntimeError(f"none of the {len(bad)} pictures of a batch can be read; are the disk and the files there?")
+        raise RuntimeError(
+            f"none of the {len(bad)} pictures of a batch can be read; are the disk and the files there? The first: {problem}"
+        )
     return good[np.searchsorted(good, np.flatnonzero(bad)) % len(good)]

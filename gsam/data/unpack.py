@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gsam.data import SPLITS
-from gsam.data.ilsvrc import ARCHIVES, COUNTS, Archive
+from gsam.data.ilsvrc import ARCHIVES, COUNTS, DEVKIT, VAL_NAME, Archive, val_wnids
 from gsam.data.sources import imagenet, layout
 
 VAL_PER_CLASS = 50
@@ -20,13 +20,16 @@ Report = Callable[[str, int, int], None]
 
 
 def unpack(archives: Path, split: str, to: Path, *, partial: bool, report: Report) -> bool:
-    """<to>/<split>/<WordNet id>/<picture> from the archives in `archives`; False if the folder is there already.
+    """<to>/<split>/<WordNet id>/<picture> from the archives in `archives`; False if the folder is there already, where
+    validation pictures that lie side by side are moved into their classes (`sort_val`).
 
     The folder gets its name when it is whole, before it is <to>/.<split>.unpacking: a picture that is there in full size
     is kept, so that a run after a kill continues. partial: accept another number of pictures than the official one.
     Raises ValueError for a missing, incomplete or damaged archive and for too small a disk.
     """
     if (to / split).exists():
+        if split == "val":
+            sort_val(to / split, archives / DEVKIT, report)
         return False
     if not (archives / ARCHIVES[split]).is_file():
         raise ValueError(f"{archives / ARCHIVES[split]} is missing; download it from image-net.org (needs an account)")
@@ -52,6 +55,27 @@ def unpack(archives: Path, split: str, to: Path, *, partial: bool, report: Repor
     os.sync()  # a final name means that all of it is on the disk
     folder.rename(to / split)
     return True
+
+
+def sort_val(folder: Path, devkit: Path, report: Report) -> int:
+    """Move the pictures ILSVRC2012_val_*.JPEG that lie in `folder` itself into folders of their classes: how many.
+
+    One rename per picture, so that a run after a kill continues. Raises ValueError for a picture without a label, and for
+    a devkit that is missing or not the official one.
+    """
+    numbers = {file.name: int(match[1]) for file in folder.iterdir() if (match := VAL_NAME.fullmatch(file.name))}
+    if not numbers:
+        return 0
+    wnids = val_wnids(devkit)
+    for name, number in numbers.items():
+        if not 1 <= number <= len(wnids):
+            raise ValueError(f"{folder / name}: {devkit} has labels for pictures 1 to {len(wnids)}; remove it")
+    for wnid in set(wnids):
+        (folder / wnid).mkdir(exist_ok=True)
+    for done, (name, number) in enumerate(sorted(numbers.items()), start=1):
+        (folder / name).rename(folder / wnids[number - 1] / name)
+        report("val", done, len(numbers))
+    return len(numbers)
 
 
 def check(root: Path, split: str) -> list[str]:

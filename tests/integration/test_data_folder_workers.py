@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from gsam.data import AugmentConfig, Backend, DataConfig, build_loader
+from gsam.data import AugmentConfig, Backend, DataConfig, build_loader, folder
 from gsam.data.folder import open_workers, read
 from tests.photos import make_folder
 
@@ -70,6 +70,21 @@ def test_a_picture_at_which_pillow_raises_value_error_is_named_whole(photos, tmp
     training = loader(tmp_path / "copy", workers)
     with pytest.raises(ValueError, match=r"^/.*/n0\d/\d+\.ppm cannot be decoded \(ValueError: .*; replace or remove"):
         list(training.epoch(0))
+    training.close()
+
+
+def test_a_hung_worker_ends_the_run_and_shows_where_it_hangs(photos, tmp_path, monkeypatch, capfd):
+    """A pipe in the place of a picture: opening it waits for ever, as a file system that is gone does."""
+    shutil.copytree(photos, tmp_path / "copy")
+    picture = tmp_path / "copy" / "train" / "n02" / "020.jpg"
+    monkeypatch.setattr(folder, "PATIENCE_S", 3.0)
+    training = loader(tmp_path / "copy", 1)
+    picture.unlink()
+    os.mkfifo(picture)
+    with pytest.raises(RuntimeError, match="no batch for 3 s: the disk or a data worker process hangs"):
+        for epoch in range(3):
+            list(training.epoch(epoch))
+    assert "__getitems__" in capfd.readouterr().err
     training.close()
 
 

@@ -1,6 +1,7 @@
 """ImageNet's official archives read where they lie, and unpacked: archives with the real class names and photographs."""
 
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -155,6 +156,25 @@ def test_unpacking_is_checked_and_continues(devkit_accepted, tmp_path, capsys):
     assert prepare("--check", "--partial", "--to", tmp_path / "nowhere") == 1
     assert prepare("--check", "--to", to) == 1 and prepare("--check", "--to", devkit_accepted, "--splits", "train") == 1
     assert "(archive) has 2,000 pictures" in capsys.readouterr().out
+
+
+def test_a_flat_val_is_moved_into_class_folders_and_a_killed_move_continues(devkit_accepted, tmp_path, capsys):
+    """The archive unpacked by hand leaves all pictures side by side."""
+    flat = official.write_folder(tmp_path / "val", official.val_flat())
+    shutil.copy(Path(devkit_accepted) / DEVKIT, tmp_path)
+    moved = flat / imagenet_synsets()[VAL_CLASSES[0]]
+    moved.mkdir()
+    (flat / "ILSVRC2012_val_00000001.JPEG").rename(moved / "ILSVRC2012_val_00000001.JPEG")  # what a killed run had done
+    assert prepare("--to", tmp_path, "--splits", "val", "--partial") == 0
+    assert not [file for file in flat.iterdir() if file.is_file()]
+    packed, sorted_now = (open_source("imagenet", root, "val") for root in (devkit_accepted, str(tmp_path)))
+    assert np.array_equal(packed.labels, sorted_now.labels) and len(sorted_now) == 1000
+    for number in (0, 500, 999):
+        assert np.array_equal(packed[number][0], sorted_now[number][0])
+    stranger = flat / "ILSVRC2012_val_00050001.JPEG"
+    stranger.write_bytes(b"")
+    assert prepare("--to", tmp_path, "--splits", "val", "--partial") == 1
+    assert "ILSVRC2012_val_00050001.JPEG" in capsys.readouterr().err and stranger.exists()
 
 
 def photo_of(label):

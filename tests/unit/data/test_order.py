@@ -59,6 +59,25 @@ def test_the_next_window_is_asked_for_in_few_pieces_that_hold_every_picture(tmp_
     assert len(alone.pieces(3)) > 10 * len(pieces)
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_every_piece_of_every_window_is_asked_for_once_by_the_ranks_together(tmp_path, monkeypatch, ranks):
+    n = 3 * WINDOW
+    sizes = np.full(n, 40)
+    starts = np.cumsum(sizes) - sizes
+    (tmp_path / "file").write_bytes(bytes(n * 40))
+    asked, advise = [], os.posix_fadvise
+    monkeypatch.setattr(os, "posix_fadvise", lambda *args: (asked.append(args[1:]), advise(*args)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    for rank in range(ranks):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        ahead = Readahead(str(tmp_path / "file"), starts, sizes, drawn(Order.quasi_random, 5, 0, n))
+        for position in range(0, n, WINDOW // 2):
+            ahead.reached(position)
+        ahead.close()
+    wanted = [tuple(piece) for window in range(3) for piece in ahead.pieces(window).tolist()]
+    assert sorted(asked) == sorted((*piece, os.POSIX_FADV_WILLNEED) for piece in wanted)
+
+
 GROUPS_V1 = """11:devices:/
 4:cpu,memory:/job/7
 0::/job/7
