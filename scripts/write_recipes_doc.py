@@ -1,4 +1,4 @@
-"""Write docs/recipes.md from configs/experiment/table1, configs/ledger.yaml and configs/published.yaml.
+"""Write docs/recipes.md from configs/experiment/table1, configs/ledger.yaml and configs/paper.yaml.
 
 python scripts/write_recipes_doc.py [--out docs/recipes.md]
 """
@@ -7,10 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import yaml
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
+from gsam.catalogue import paper  # noqa: E402
 from gsam.recipes import CONFIGS, FOLDER, TRAINING_PICTURES, compose, names, sources  # noqa: E402
 
 HEAD = """\
@@ -91,11 +90,14 @@ def section(model: str, published: dict[str, list[float]]) -> str:
 
 
 def document() -> str:
-    """The whole page. Raises ValueError if configs/published.yaml and the recipes do not name the same runs."""
-    published = yaml.safe_load((CONFIGS / "published.yaml").read_text())
-    runs = sorted(f"{model}_{method}" for model, methods in published.items() for method in methods)
-    if runs != names():
-        raise ValueError(f"configs/published.yaml and configs/experiment/{FOLDER} differ in {set(runs) ^ set(names())}")
+    """The whole page. Raises ValueError if configs/paper.yaml and the recipes do not name the same runs."""
+    runs = paper(FOLDER)["rows"]
+    if sorted(runs) != names():
+        raise ValueError(f"configs/paper.yaml and configs/experiment/{FOLDER} differ in {set(runs) ^ set(names())}")
+    published: dict[str, dict[str, list[float]]] = {}
+    for run, numbers in runs.items():
+        model, method = run.rsplit("_", 1)
+        published.setdefault(model, {})[method] = numbers
     return HEAD.format(folder=FOLDER, gpus=gpu_table()) + "".join(section(m, p) for m, p in published.items())
 
 

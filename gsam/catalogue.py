@@ -1,0 +1,204 @@
+"""Every table and figure of the paper as rows of experiments (configs/catalogue.yaml), and its numbers (configs/paper.yaml).
+
+Imports neither torch nor, before something has to be composed, hydra: the report reads it too.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+MINI = "mini/"
+# Settings that decide how a step is computed, not what it computes: runs that differ in them alone are runs of one recipe.
+EXECUTION = (
+    *("train.accumulate", "train.compile", "train.channels_last", "model.grad_checkpointing"),
+    *("data.backend", "data.order"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table, a bar or a curve of a figure: the runs of one experiment."""
+
+    label: str
+    """rows of one label belong together: a curve of several experiments, or (best) a grid of several files"""
+    experiment: str
+    """file of configs/experiment, e.g. "table1/vit_b32_gsam"; the runs are those whose meta.json names it"""
+    over: tuple[str, ...] = ()
+    """dotted keys that differ between its runs, beside train.seed: the axes of the file's hydra.sweeper.params"""
+    at: Mapping[str, Any] = field(default_factory=dict)
+    """the place of the runs on axes that their configuration does not have, e.g. SAM's on optimizer.alpha: 0.0"""
+    best: bool = False
+    """the row is its best run on the first column, chosen on the reported pictures themselves"""
+    panel: str | None = None
+    """of a figure with several"""
+    weights: str | None = None
+    """experiment whose trained weights the runs start from (model.init)"""
+    holdout: float | None = None
+    """part of the training pictures on which a first set of runs, without these pictures, chooses `over`"""
+    paper: str | None = None
+    """key of the entry's rows in paper.yaml; None: the paper prints nothing"""
+
+    def grid(self) -> dict[str, list[Any]]:
+        """Axis -> values, from the experiment's file."""
+        params = _sweep(self.experiment)
+        return {key: params[key] for key in self.over}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A table or a figure."""
+
+    name: str
+    title: str
+    source: str
+    note: str = ""
+    """what a reader must know before comparing with the paper"""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """heading -> set of configs/evalset; "val": the last evaluation of the training itself"""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """heading -> dotted key, of a table that is read from the configurations (table4)"""
+    analyses: tuple[str, ...] = ()
+    """of configs/analysis, wanted of every run"""
+    theory: str | None = None
+    """of configs/analysis: needs no run"""
+    rows: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training."""
+
+    row: Row
+    seed: int
+    values: Mapping[str, Any]
+    """axis -> value"""
+    overrides: tuple[str, ...]
+    """of train.py"""
+
+
+def entries() -> dict[str, Entry]:
+    """Name -> entry, in the paper's order. Raises ValueError for a key that is none, or an axis without values."""
+    document = yaml.safe_load((CONFIGS / "catalogue.yaml").read_text(encoding="utf-8"))
+    return {name: _entry(name, values) for name, values in document.items()}
+
+
+def entry(name: str) -> Entry:
+    """ "table1"; "mini/table1": the same rows, each experiment from configs/experiment/mini/.
+
+    Raises ValueError for a name that is none, and for experiments that are no files.
+    """
+    plain, known = name.removeprefix(MINI), entries()
+    if plain not in known:
+        raise ValueError(f"{name}: not in configs/catalogue.yaml; choose one of {', '.join(known)}")
+    found = known[plain]
+    if name == plain:
+        return found
+    rows = [{**_shallow(row), "experiment": MINI + row.experiment} for row in found.rows]
+    rows = [row | ({"weights": MINI + row["weights"]} if row["weights"] else {}) for row in rows]
+    missing = [row["experiment"] for row in rows if not _file(row["experiment"]).is_file()]
+    if missing:
+        raise ValueError(f"{name}: configs/experiment/ has no {', no '.join(f'{each}.yaml' for each in missing)}")
+    return Entry(**{**_shallow(found), "name": name, "rows": tuple(Row(**row) for row in rows)})
+
+
+def experiments() -> list[str]:
+    """Every experiment of the catalogue once, in its order."""
+    return list(dict.fromkeys(row.experiment for each in entries().values() for row in each.rows))
+
+
+def paper(name: str) -> dict[str, Any]:
+    """The entry's part of configs/paper.yaml: source, columns, rows (lists in the order of columns), says; {} without one."""
+    document = yaml.safe_load((CONFIGS / "paper.yaml").read_text(encoding="utf-8"))
+    return document.get(name.removeprefix(MINI), {})
+
+
+def jobs(entry: Entry, seeds: Iterable[int] = (0,)) -> list[Job]:
+    """The trainings of all rows, each once: rows in order, then the grid, then the seeds. Choosing by `holdout` is a stage of
+    its own: gsam.reproduce."""
+    found: dict[tuple[str, ...], Job] = {}
+    for row in entry.rows:
+        grid = row.grid()
+        for point in itertools.product(*grid.values()):
+            for seed in seeds:
+                values = dict(zip(grid, point, strict=True))
+                settings = [f"{key}={value}" for key, value in values.items()]
+                overrides = (f"experiment={row.experiment}", *settings, f"train.seed={seed}")
+                found.setdefault(overrides, Job(row, seed, values, overrides))
+    return list(found.values())
+
+
+@cache
+def _expected(experiment: str) -> dict[str, Any]:
+    from gsam.recipes import compose, values
+
+    return values(compose([f"experiment={experiment}"]))
+
+
+def expected(experiment: str) -> dict[str, Any]:
+    """Dotted key -> value of all in the experiment that decides the trained weights. Raises ValueError if Hydra refuses."""
+    return dict(_expected(experiment))
+
+
+def departures(config: Mapping[str, Any], row: Row) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (the experiment's value, the run's) where a run's configuration is not one of the row; None: not set.
+
+    train.seed and EXECUTION may differ, `over` within its grid, and model.init where the row starts from weights.
+    """
+    from gsam.identity import deciding
+    from gsam.recipes import same
+
+    theirs, ours, grid = expected(row.experiment), deciding(dict(config)), row.grid()
+    free = {"train.seed", *EXECUTION, *(["model.init"] if row.weights else [])}
+    found = {}
+    for key in sorted((theirs.keys() | ours.keys()) - free):
+        wanted, value = theirs.get(key), ours.get(key)
+        if key in grid:
+            if not any(same(value, point) for point in grid[key]):
+                found[key] = (grid[key], value)
+        elif key not in theirs or key not in ours or not same(wanted, value):
+            found[key] = (wanted, value)
+    return found
+
+
+def _file(experiment: str) -> Path:
+    return CONFIGS / "experiment" / f"{experiment}.yaml"
+
+
+@cache
+def _sweep(experiment: str) -> dict[str, list[Any]]:
+    """hydra.sweeper.params of an experiment's own file, with the values as YAML reads them."""
+    document = yaml.safe_load(_file(experiment).read_text(encoding="utf-8"))
+    params = ((document.get("hydra") or {}).get("sweeper") or {}).get("params") or {}
+    return {key: [yaml.safe_load(value) for value in str(values).split(",")] for key, values in params.items()}
+
+
+def _shallow(thing: Any) -> dict[str, Any]:
+    return {f.name: getattr(thing, f.name) for f in fields(thing)}
+
+
+def _entry(name: str, values: dict[str, Any]) -> Entry:
+    rows = tuple(_row(name, row) for row in values.pop("rows", ()))
+    try:
+        return Entry(name, rows=rows, **values | {"analyses": tuple(values.get("analyses", ()))})
+    except TypeError as error:
+        raise ValueError(f"configs/catalogue.yaml, {name}: {error}") from None
+
+
+def _row(name: str, values: dict[str, Any]) -> Row:
+    try:
+        row = Row(**values | {"over": tuple(values.get("over", ()))})
+    except TypeError as error:
+        raise ValueError(f"configs/catalogue.yaml, {name}: {error}") from None
+    swept = set(_sweep(row.experiment))
+    if swept != set(row.over):
+        raise ValueError(
+            f"configs/catalogue.yaml, {name}, {row.experiment}: over={sorted(row.over)}, but hydra.sweeper.params of its file "
+            f"has {sorted(swept)}; make them the same"
+        )
+    return row
