@@ -4,8 +4,8 @@ Imports neither torch nor, before something has to be composed, hydra: the repor
 """
 
 import itertools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import yaml
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MINI = "mini/"
-# Settings that decide how a step is computed, not what it computes: runs that differ in them alone are runs of one recipe.
+# How a step is computed, not what: runs that differ in nothing else are runs of one recipe.
 EXECUTION = (
     *("train.accumulate", "train.compile", "train.channels_last", "model.grad_checkpointing"),
     *("data.backend", "data.order"),
@@ -119,18 +119,32 @@ def paper(name: str) -> dict[str, Any]:
 
 
 def jobs(entry: Entry, seeds: Iterable[int] = (0,)) -> list[Job]:
-    """The trainings of all rows, each once: rows in order, then the grid, then the seeds. Choosing by `holdout` is a stage of
-    its own: gsam.reproduce."""
-    found: dict[tuple[str, ...], Job] = {}
-    for row in entry.rows:
-        grid = row.grid()
-        for point in itertools.product(*grid.values()):
-            for seed in seeds:
-                values = dict(zip(grid, point, strict=True))
-                settings = [f"{key}={value}" for key, value in values.items()]
-                overrides = (f"experiment={row.experiment}", *settings, f"train.seed={seed}")
-                found.setdefault(overrides, Job(row, seed, values, overrides))
+    """The trainings that the entry shows, each once: rows in order, then the grid, then the seeds.
+
+    Of a row with `holdout` one per seed; what `over` has to be comes from the trainings of `choosing`.
+    """
+    rows = entry.rows if not entry.settings else ()
+    found = {job.overrides: job for row in rows for job in _jobs(row, {} if row.holdout else row.grid(), seeds)}
     return list(found.values())
+
+
+def choosing(row: Row) -> list[Job]:
+    """The trainings without the held-out part, on which they are compared; their run.experiment is `choice`."""
+    extra = (f"data.holdout={row.holdout}", f"run.experiment={choice(row.experiment)}")
+    return [replace(job, overrides=job.overrides + extra) for job in _jobs(row, row.grid(), [0])]
+
+
+def choice(experiment: str) -> str:
+    """Name under which the trainings of `choosing` run."""
+    return f"{experiment}/choice"
+
+
+def _jobs(row: Row, grid: Mapping[str, list[Any]], seeds: Iterable[int]) -> Iterator[Job]:
+    for point in itertools.product(*grid.values()):
+        values = dict(zip(grid, point, strict=True))
+        settings = [f"{key}={value}" for key, value in values.items()]
+        for seed in seeds:
+            yield Job(row, seed, values, (f"experiment={row.experiment}", *settings, f"train.seed={seed}"))
 
 
 @cache
@@ -150,20 +164,34 @@ def departures(config: Mapping[str, Any], row: Row) -> dict[str, tuple[Any, Any]
 
     train.seed and EXECUTION may differ, `over` within its grid, and model.init where the row starts from weights.
     """
+    grid = row.grid()
+    found = differing(expected(row.experiment), config, {"train.seed", *(["model.init"] if row.weights else [])})
+    return {
+        key: (grid.get(key, wanted), value)
+        for key, (wanted, value) in found.items()
+        if not any(_same(value, point) for point in grid.get(key, ()))
+    }
+
+
+def differing(
+    wanted: Mapping[str, Any], config: Mapping[str, Any], free: Iterable[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (value in `wanted`, that of gsam.identity.deciding; value in a run's configuration), but EXECUTION's."""
     from gsam.identity import deciding
+
+    ours = deciding(dict(config))
+    keys = sorted((wanted.keys() | ours.keys()) - {*EXECUTION, *free})
+    return {
+        key: (wanted.get(key), ours.get(key))
+        for key in keys
+        if key not in wanted or key not in ours or not _same(wanted[key], ours[key])
+    }
+
+
+def _same(a: Any, b: Any) -> bool:
     from gsam.recipes import same
 
-    theirs, ours, grid = expected(row.experiment), deciding(dict(config)), row.grid()
-    free = {"train.seed", *EXECUTION, *(["model.init"] if row.weights else [])}
-    found = {}
-    for key in sorted((theirs.keys() | ours.keys()) - free):
-        wanted, value = theirs.get(key), ours.get(key)
-        if key in grid:
-            if not any(same(value, point) for point in grid[key]):
-                found[key] = (grid[key], value)
-        elif key not in theirs or key not in ours or not same(wanted, value):
-            found[key] = (wanted, value)
-    return found
+    return same(a, b)
 
 
 def _file(experiment: str) -> Path:
@@ -175,7 +203,8 @@ def _sweep(experiment: str) -> dict[str, list[Any]]:
     """hydra.sweeper.params of an experiment's own file, with the values as YAML reads them."""
     document = yaml.safe_load(_file(experiment).read_text(encoding="utf-8"))
     params = ((document.get("hydra") or {}).get("sweeper") or {}).get("params") or {}
-    return {key: [yaml.safe_load(value) for value in str(values).split(",")] for key, values in params.items()}
+    # "++" as the command line has it (gsam.cli.prepare_argv): there an axis is narrowed, not multiplied by itself.
+    return {key.lstrip("+"): [yaml.safe_load(each) for each in str(value).split(",")] for key, value in params.items()}
 
 
 def _shallow(thing: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from types import FrameType
@@ -28,7 +28,7 @@ def prepare_argv() -> None:
         if arg.startswith("~") and not arg.startswith(("~hydra.", "~hydra/", "~experiment", "~debug")):
             key = arg[1:].partition("=")[0]
             sys.exit(f"error: {arg}: a setting cannot be deleted, it would silently take another value; give {key}=…")
-    sys.argv[1:] = [_forced(arg) for arg in sys.argv[1:]]
+    sys.argv[1:] = [forced(arg) for arg in sys.argv[1:]]
 
 
 def leave_when_asked() -> None:
@@ -50,7 +50,8 @@ def share_cores() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _forced(arg: str) -> str:
+def forced(arg: str) -> str:
+    """One argument of `prepare_argv`."""
     key, equals, _ = arg.partition("=")
     plain = equals and not key.startswith(("-", "+", "~", "hydra.", "hydra/")) and "/" not in key and "@" not in key
     if plain and not (CONFIGS / key).is_dir():
@@ -93,7 +94,16 @@ def _child(overrides: list[str]) -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise SystemExit("error: -m under torchrun would start every job on every rank; start one torchrun per job")
     print(f"--- job: {' '.join(overrides)}", flush=True)
-    child, seen = subprocess.Popen([sys.executable, sys.argv[0], *overrides]), []
+    code = run_child([sys.executable, sys.argv[0], *overrides])
+    if code == REQUEUE:
+        sys.exit(REQUEUE)  # no further job
+    if code:  # raised after all jobs have run
+        raise RuntimeError(f"job failed with exit code {code}: {' '.join(overrides)}")
+
+
+def run_child(command: Sequence[str]) -> int:
+    """Exit code of a command that gets our signals passed on; REQUEUE after one of them, however it ended."""
+    child, seen = subprocess.Popen(command), []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         seen.append(number)
@@ -103,7 +113,4 @@ def _child(overrides: list[str]) -> None:
     code = child.wait()  # subprocess.run would kill it a quarter of a second after Ctrl-C, before it has saved
     for number, handler in before.items():
         signal.signal(number, handler)
-    if seen or code == REQUEUE:
-        sys.exit(REQUEUE)  # no further job
-    if code:  # raised after all jobs have run
-        raise RuntimeError(f"job failed with exit code {code}: {' '.join(overrides)}")
+    return REQUEUE if seen else code

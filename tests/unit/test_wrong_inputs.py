@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from gsam.cli import CONFIGS, _forced
+from gsam.cli import CONFIGS, forced
 from gsam.config import ConfigError, load
 
 TYPOS = {
@@ -158,7 +158,7 @@ def test_the_message_says_what_is_wrong_and_nothing_is_left(line, fashion_root, 
         "optimizer=gsam",
         f"paths.fashion_mnist={fashion_root}",
     ]
-    overrides += [_forced(word) for word in words_of(line)]
+    overrides += [forced(word) for word in words_of(line)]
     for group in ("optimizer", "base", "model", "data"):  # a later choice replaces the earlier one
         chosen = [o for o in overrides if o.startswith(f"{group}=")]
         overrides = [o for o in overrides if o not in chosen[:-1]]
