@@ -25,14 +25,17 @@ SUBJECT = (
 # What a row answers: rows that agree in all of it are the same measurement, and the last one counts.
 RESULT_KEY = ("evalset", "origin", "corruption", "severity", "settings", "pictures", *SUBJECT)
 EVAL_KEY = ("evalset", "weights", "step")
+# The same of rows of scripts/analyze.py and of the analyses during training.
+ANALYSIS_KEY = ("analysis", "set", "n", "subset", "batchnorm", "precision", "rho", "ascent", "perturb", "m", "settings",
+                "weights", "checkpoint", "step", "weights_hash")  # fmt: skip
 
 
 @dataclass
 class Run:
     """One run folder. Rows are the JSON objects of its files, with replaced ones left out; train and evals by step.
 
-    train: one row per logged step · evals: evaluations during training · results: rows of evaluate.py ·
-    done: the run says it finished · problems: what was wrong with the folder, for the reader.
+    train: one row per logged step · evals: evaluations during training · results: rows of evaluate.py · analyses: rows of
+    scripts/analyze.py and of the analyses during training · done: the run says it finished · problems: what was wrong with the folder, for the reader.
     """
 
     folder: Path
@@ -41,6 +44,7 @@ class Run:
     train: list[dict] = field(default_factory=list)
     evals: list[dict] = field(default_factory=list)
     results: list[dict] = field(default_factory=list)
+    analyses: list[dict] = field(default_factory=list)
     done: bool = False
     problems: list[str] = field(default_factory=list)
 
@@ -93,9 +97,20 @@ def read_run(folder: Path | str) -> Run:
     run.train = by_step(_latest([row for row in metrics if row.get("kind") == "train"], ("step",)))
     run.evals = by_step(_latest([row for row in metrics if row.get("kind") == "eval"], EVAL_KEY))
     run.results = read_results(folder, run.problems)
+    run.analyses = read_analyses(folder, run.problems)
     if not run.done:
         run.problems.append("not finished (no file DONE)")
     return run
+
+
+def read_analyses(folder: Path | str, problems: list[str] | None = None) -> list[dict]:
+    """Rows with kind "analysis" of a folder's metrics.jsonl and analysis.jsonl, without replaced ones; [] if there are none.
+
+    problems: gets what was wrong with analysis.jsonl.
+    """
+    rows = _rows(Path(folder) / "metrics.jsonl", [], wanted=False)
+    rows += _rows(Path(folder) / "analysis.jsonl", [] if problems is None else problems, wanted=False)
+    return _latest([row for row in rows if row.get("kind") == "analysis"], ANALYSIS_KEY)
 
 
 def read_results(folder: Path | str, problems: list[str] | None = None) -> list[dict]:
@@ -179,9 +194,9 @@ def _rows(path: Path, problems: list[str], *, wanted: bool) -> list[dict]:
 
 def _latest(rows: list[dict], key: tuple[str, ...]) -> list[dict]:
     """The last row of each key, at the place where it was written."""
-    last: dict[tuple, dict] = {}
+    last: dict[tuple[str, ...], dict] = {}
     for row in rows:
-        identity = tuple(row.get(name) for name in key)
+        identity = tuple(json.dumps(row.get(name), sort_keys=True) for name in key)  # settings are a dict
         last.pop(identity, None)
         last[identity] = row
     return list(last.values())
