@@ -25,6 +25,9 @@ SUBJECT = (
 # What a row answers: rows that agree in all of it are the same measurement, and the last one counts.
 RESULT_KEY = ("evalset", "origin", "corruption", "severity", "settings", "pictures", *SUBJECT)
 EVAL_KEY = ("evalset", "weights", "step")
+# The same for a row of analysis.jsonl.
+ANALYSIS_KEY = ("analysis", "settings", "set", "subset", "batchnorm", "batch_size", "model", "precision", "weights", "checkpoint",
+                "step", "config_hash", "weights_hash")  # fmt: skip
 # The same of rows of scripts/analyze.py and of the analyses during training.
 ANALYSIS_KEY = ("analysis", "set", "n", "subset", "batchnorm", "precision", "rho", "ascent", "perturb", "m", "settings",
                 "weights", "checkpoint", "step", "weights_hash")  # fmt: skip
@@ -97,6 +100,8 @@ def read_run(folder: Path | str) -> Run:
     run.train = by_step(_latest([row for row in metrics if row.get("kind") == "train"], ("step",)))
     run.evals = by_step(_latest([row for row in metrics if row.get("kind") == "eval"], EVAL_KEY))
     run.results = read_results(folder, run.problems)
+    during = {analysis_key(row): row for row in metrics if row.get("kind") == "analysis"}
+    run.analyses = read_analyses(folder, run.problems) + by_step(during.values())
     run.analyses = read_analyses(folder, run.problems)
     if not run.done:
         run.problems.append("not finished (no file DONE)")
@@ -120,6 +125,22 @@ def read_results(folder: Path | str, problems: list[str] | None = None) -> list[
     """
     rows = _rows(Path(folder) / "results.jsonl", [] if problems is None else problems, wanted=False)
     return _latest([row for row in rows if row.get("kind") == "result" and "top1" in row], RESULT_KEY)
+
+
+def read_analyses(folder: Path | str, problems: list[str] | None = None) -> list[dict]:
+    """The rows that analyze.py left in a folder, without replaced ones; [] if there is no analysis.jsonl."""
+    rows = _rows(Path(folder) / "analysis.jsonl", [] if problems is None else problems, wanted=False)
+    last: dict[tuple, dict] = {}
+    for row in rows:
+        if row.get("kind") == "analysis":
+            last.pop(analysis_key(row), None)
+            last[analysis_key(row)] = row
+    return list(last.values())
+
+
+def analysis_key(row: dict) -> tuple:
+    """What an analysis's row answers: rows with the same key are the same measurement, and the last one counts."""
+    return tuple(json.dumps(row.get(name), sort_keys=True) for name in ANALYSIS_KEY)
 
 
 def first_result(folder: Path | str) -> dict | None:
