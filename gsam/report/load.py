@@ -37,8 +37,9 @@ ANALYSIS_KEY = ("analysis", "set", "n", "subset", "batchnorm", "precision", "rho
 class Run:
     """One run folder. Rows are the JSON objects of its files, with replaced ones left out; train and evals by step.
 
-    train: one row per logged step · evals: evaluations during training · results: rows of evaluate.py · analyses: rows of
-    scripts/analyze.py and of the analyses during training · done: the run says it finished · problems: what was wrong with the folder, for the reader.
+    train: one row per logged step · evals: evaluations during training · results: rows of evaluate.py ·
+    analyses: rows of scripts/analyze.py and of the analyses during training · done: the run says it finished ·
+    problems: what was wrong with the folder, for the reader.
     """
 
     folder: Path
