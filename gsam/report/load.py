@@ -26,11 +26,8 @@ SUBJECT = (
 RESULT_KEY = ("evalset", "origin", "corruption", "severity", "settings", "pictures", *SUBJECT)
 EVAL_KEY = ("evalset", "weights", "step")
 # The same for a row of analysis.jsonl.
-ANALYSIS_KEY = ("analysis", "settings", "set", "subset", "batchnorm", "batch_size", "model", "precision", "weights", "checkpoint",
-                "step", "config_hash", "weights_hash")  # fmt: skip
-# The same of rows of scripts/analyze.py and of the analyses during training.
-ANALYSIS_KEY = ("analysis", "set", "n", "subset", "batchnorm", "precision", "rho", "ascent", "perturb", "m", "settings",
-                "weights", "checkpoint", "step", "weights_hash")  # fmt: skip
+ANALYSIS_KEY = ("analysis", "settings", "set", "subset", "batchnorm", "batch_size", "model", "precision", "weights",
+                "checkpoint", "step", "config_hash", "weights_hash")  # fmt: skip
 
 
 @dataclass
@@ -103,20 +100,9 @@ def read_run(folder: Path | str) -> Run:
     run.results = read_results(folder, run.problems)
     during = {analysis_key(row): row for row in metrics if row.get("kind") == "analysis"}
     run.analyses = read_analyses(folder, run.problems) + by_step(during.values())
-    run.analyses = read_analyses(folder, run.problems)
     if not run.done:
         run.problems.append("not finished (no file DONE)")
     return run
-
-
-def read_analyses(folder: Path | str, problems: list[str] | None = None) -> list[dict]:
-    """Rows with kind "analysis" of a folder's metrics.jsonl and analysis.jsonl, without replaced ones; [] if there are none.
-
-    problems: gets what was wrong with analysis.jsonl.
-    """
-    rows = _rows(Path(folder) / "metrics.jsonl", [], wanted=False)
-    rows += _rows(Path(folder) / "analysis.jsonl", [] if problems is None else problems, wanted=False)
-    return _latest([row for row in rows if row.get("kind") == "analysis"], ANALYSIS_KEY)
 
 
 def read_results(folder: Path | str, problems: list[str] | None = None) -> list[dict]:
@@ -216,9 +202,9 @@ def _rows(path: Path, problems: list[str], *, wanted: bool) -> list[dict]:
 
 def _latest(rows: list[dict], key: tuple[str, ...]) -> list[dict]:
     """The last row of each key, at the place where it was written."""
-    last: dict[tuple[str, ...], dict] = {}
+    last: dict[tuple, dict] = {}
     for row in rows:
-        identity = tuple(json.dumps(row.get(name), sort_keys=True) for name in key)  # settings are a dict
+        identity = tuple(row.get(name) for name in key)
         last.pop(identity, None)
         last[identity] = row
     return list(last.values())
