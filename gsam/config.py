@@ -7,7 +7,7 @@ composed configuration against the dataclasses that the components own. Imported
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -27,6 +27,7 @@ from gsam.optim import BASES, ESTIMATORS, ScheduleConfig, VanillaEstimator
 from gsam.runtime import Precision
 from gsam.train.settings import Duration, EmaConfig, RunConfig, TrainConfig, WandbConfig
 
+WEIGHTS_MISSING = "weights: missing; give weights=<run folder | file in its checkpoints/ | weights file | timm:name>"
 # Sections whose dataclass their `name` chooses.
 TABLES = {"optimizer": ESTIMATORS, "base": BASES}
 
@@ -55,8 +56,8 @@ class Which(Enum):
 
 
 @dataclass
-class EvalConfig:
-    """What evaluate.py runs."""
+class WeightsConfig:
+    """Which weights evaluate.py and analyze.py load."""
 
     weights: str | None = None
     """a run folder or a file in its checkpoints/ (either may end in @raw or @ema), a weights file, or timm:<name>"""
@@ -66,6 +67,14 @@ class EvalConfig:
     """file in a run folder's checkpoints/: last.pt, best.pt, step_N.pt"""
     which: Which = Which.auto
     """auto | raw | ema"""
+    out: str | None = None
+    """folder for the results; None = the run folder, or one below runs/"""
+
+
+@dataclass
+class EvalConfig(WeightsConfig):
+    """What evaluate.py runs."""
+
     batch_size: int = 250
     """images per rank and batch"""
     workers: int | None = None
@@ -78,8 +87,6 @@ class EvalConfig:
     """evaluate again what results.jsonl already holds"""
     strict: bool = False
     """a set whose root is not there is an error instead of a "not run" row"""
-    out: str | None = None
-    """folder for results.jsonl; None = the run folder, or runs/eval/<name>"""
     evalsets: dict[str, EvalSet] = field(default_factory=dict)
     paths: dict[str, Any] = field(default_factory=dict)
 
@@ -89,7 +96,7 @@ def load(cfg: DictConfig, world: int = 1) -> Config:
     that data.check looks for."""
     problems: list[str] = []
     config = fill(cfg, Config, problems, tables=TABLES)
-    problems += _unknown_paths(config.paths)
+    problems += unknown_paths(config.paths)
     if not problems:
         problems += _problems(config, world)
     if problems:
@@ -102,20 +109,15 @@ def load_evaluation(cfg: DictConfig) -> EvalConfig:
     problems: list[str] = []
     config = fill(cfg, EvalConfig, problems, skip=("evalsets",))
     sets = cfg.get("evalsets") or {}
-    chosen = [name for name in sets if _is_chosen(name, sets[name])]
+    chosen = [name for name in sets if is_chosen("evalset", name, sets[name], {"root"})]
     listed = f"not among evalset=[{','.join(chosen)}]; choose it too or leave the key out"
     problems += [f"evalsets.{name}: {listed}" for name in sets if name not in chosen]
     for name in chosen:
         config.evalsets[name] = fill(sets[name], EvalSet, problems, at=f"evalsets.{name}.")
-    problems += _unknown_paths(config.paths)
-    if config.batch_size < 1:
-        problems.append(f"batch_size={config.batch_size}: must be at least 1")
-    if config.workers is not None and config.workers < 0:
-        problems.append(f"workers={config.workers}: must be at least 0, or null for this rank's share of the cores")
+    problems += unknown_paths(config.paths)
+    problems += loading_problems(config.batch_size, config.workers)
     if config.weights is None:
-        problems.append(
-            "weights: missing; give weights=<run folder | file in its checkpoints/ | weights file | timm:name>"
-        )
+        problems.append(WEIGHTS_MISSING)
     if not sets:
         problems.append("evalset: missing; give evalset=<name> or evalset=[a,b], the files of configs/evalset/")
     if problems:
@@ -153,7 +155,15 @@ def as_dict(config: Any) -> dict[str, Any]:
     return config.name if isinstance(config, Enum) else config
 
 
-def _unknown_paths(paths: dict[str, Any]) -> list[str]:
+def loading_problems(batch_size: int, workers: int | None) -> Iterator[str]:
+    """Of evaluate.py's and analyze.py's keys."""
+    if batch_size < 1:
+        yield f"batch_size={batch_size}: must be at least 1"
+    if workers is not None and workers < 0:
+        yield f"workers={workers}: must be at least 0, or null for this rank's share of the cores"
+
+
+def unknown_paths(paths: dict[str, Any]) -> list[str]:
     """`paths` is a plain dict; its keys are those of paths/default.yaml."""
     known = [key for key in OmegaConf.load(CONFIGS / "paths" / "default.yaml") if key != "defaults"]
     return [f"paths.{key}: unknown key" + advice(key, known, "paths.") for key in paths if key not in known]
@@ -205,7 +215,7 @@ def _batch_problems(config: Config, world: int) -> Iterator[str]:
         yield f"optimizer.group_size={group} cannot be split into train.accumulate={accumulate} equal micro-batches"
 
 
-def _is_chosen(name: str, values: Any) -> bool:
-    """A set that was chosen has all keys of its file; one that was not has only those of the command line."""
-    file = CONFIGS / "evalset" / f"{name}.yaml"
-    return not isinstance(values, DictConfig) or {"root", *(OmegaConf.load(file) if file.exists() else ())} <= {*values}
+def is_chosen(group: str, name: str, values: Any, also: Iterable[str] = ()) -> bool:
+    """A choice of a group has all keys of its file and `also`; one not chosen has only those of the command line."""
+    file = CONFIGS / group / f"{name}.yaml"
+    return not isinstance(values, DictConfig) or {*also, *(OmegaConf.load(file) if file.exists() else ())} <= {*values}

@@ -37,6 +37,7 @@ ALLOWED = {
         "identity",
         "verify.certificate",
     },
+    "analysis": {"config", "data", "eval", "files", "fill", "losses", "optim", "report", "runtime", "train"},
     "report": {"files", "identity", "catalogue"},
     "recipes": {"cli", "identity"},
     "catalogue": {"recipes", "identity"},

@@ -160,14 +160,16 @@ def build_loader(
     world: int,
     seed: int,
     train: bool,
+    indices: np.ndarray | None = None,
 ) -> Loader:
     """The loader of `split` ("train" or "val") for one rank; `batch_size` is per rank.
 
     train=True: the order of an epoch is a permutation drawn from (seed, epoch), the same on every rank and backend;
     of each global batch this rank takes its contiguous block; an incomplete last batch is dropped; crop and flip are
     drawn from (seed, epoch, index). train=False: pictures rank, rank + world, ... in order, each exactly once over
-    the ranks, resized and centre-cropped; no randomness. Raises ValueError when the data are missing or do not fit
-    together, naming the key and the way out.
+    the ranks, resized and centre-cropped; no randomness. indices: only these pictures of the stored split (int64, as
+    `Loader.order` names them), in this order, for train=False. Raises ValueError when the data are missing or do not
+    fit together, naming the key and the way out.
     """
     from gsam.data.keyed import MAX_SEED
 
@@ -181,7 +183,8 @@ def build_loader(
         )
     _raise_first(check(data, augment))
     module = importlib.import_module("gsam.data.ffcv" if data.backend is Backend.ffcv else "gsam.data.folder")
-    return module.build(data, augment, split, batch_size=batch_size, rank=rank, world=world, seed=seed, train=train)
+    which = {"batch_size": batch_size, "rank": rank, "world": world, "seed": seed, "train": train, "indices": indices}
+    return module.build(data, augment, split, **which)
 
 
 def num_classes(data: DataConfig) -> int:

@@ -15,7 +15,7 @@ HOLDOUT_SEED = 1  # of the permutations whose first entries holdout takes
 
 @dataclass
 class Plan:
-    """The batches of one rank; `indices` (int64, ascending) are the pictures of the split in use."""
+    """The batches of one rank; `indices` (int64) are the pictures of the split in use."""
 
     indices: np.ndarray
     batch_size: int
@@ -84,11 +84,16 @@ def make_plan(
     world: int,
     seed: int,
     train: bool,
+    indices: np.ndarray | None = None,
 ) -> Plan:
     """The plan of `split`, where `labels` are those of the stored split (gsam.data.stored_split), int64 (N,).
 
+    indices: see gsam.data.build_loader.
+
     Raises ValueError if a limit is larger, a class is all held out, or a global batch does not fill.
     """
+    if indices is not None:
+        return Plan(indices, batch_size, rank, world, seed, train)
     held = held_out(labels, data.holdout)
     part = np.flatnonzero(held if data.holdout and split == "val" else ~held)
     n = len(part)

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from gsam.cli import CONFIGS
-from gsam.config import Config, EvalConfig, Which, read_composed, read_saved
+from gsam.config import Config, WeightsConfig, Which, read_composed, read_saved
 from gsam.data import AugmentConfig
 from gsam.models import ModelConfig, build_model, check, split_ending
 from gsam.models.build import RESERVED
@@ -37,9 +37,11 @@ class Subject:
     channels_last: bool
     out: Path
     facts: dict[str, Any]
+    run: Config | None = None
+    """how it was trained, where a run of this project made it"""
 
 
-def load_subject(config: EvalConfig, runtime: Runtime) -> Subject:
+def load_subject(config: WeightsConfig, runtime: Runtime) -> Subject:
     """The model behind weights=…; rank 0 prints what it is and how its pictures are prepared.
 
     weights: a run folder, a file in its checkpoints/, a weights file of any origin together with network=<name of timm or
@@ -85,7 +87,7 @@ def _description(weights: str, subject: Subject) -> str:
     )
 
 
-def _no_network_key(config: EvalConfig, why: str) -> None:
+def _no_network_key(config: WeightsConfig, why: str) -> None:
     if config.network is not None:
         raise ValueError(
             f"network={config.network} with weights={config.weights}: {why}; network= is for a weights file alone, remove it"
@@ -95,7 +97,7 @@ def _no_network_key(config: EvalConfig, why: str) -> None:
 # ---- a run ----------------------------------------------------------------------------------------------------------
 
 
-def _run_subject(config: EvalConfig, folder: Path, file: Path, which: Which) -> Subject:
+def _run_subject(config: WeightsConfig, folder: Path, file: Path, which: Which) -> Subject:
     if not file.exists():
         raise ValueError(f"weights={config.weights}: {file} does not exist; train first, or choose another checkpoint=")
     state = checkpoint.read(file)
@@ -114,7 +116,7 @@ def _run_subject(config: EvalConfig, folder: Path, file: Path, which: Which) -> 
     facts = _run_facts(saved, json.loads((folder / "meta.json").read_text()), state)
     facts |= {"weights": which.name, "checkpoint": file.name, "weights_hash": _digest(file)}
     out, layout = Path(config.out or folder), saved.train.channels_last
-    return Subject(model, Preprocess.trained(saved.augment), state["num_classes"], layout, out, facts)
+    return Subject(model, Preprocess.trained(saved.augment), state["num_classes"], layout, out, facts, saved)
 
 
 def _run_facts(saved: Config, meta: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def _digest(file: Path) -> str:
 # ---- a weights file -------------------------------------------------------------------------------------------------
 
 
-def _file_subject(config: EvalConfig, file: Path, which: Which) -> Subject:
+def _file_subject(config: WeightsConfig, file: Path, which: Which) -> Subject:
     """The network and the transform come from the file's .json where there is one for this network, else from network=.
 
     A name of timm then means timm's published settings; a name of configs/model the transform of this project's recipes.
@@ -209,7 +211,7 @@ def _filled(network: ModelConfig, state: dict[str, Tensor], size: int, source: s
 # ---- timm -----------------------------------------------------------------------------------------------------------
 
 
-def _timm_subject(config: EvalConfig, name: str, which: Which) -> Subject:
+def _timm_subject(config: WeightsConfig, name: str, which: Which) -> Subject:
     import timm
 
     if which is Which.ema:
