@@ -20,6 +20,9 @@ EXECUTION = (
     *("data.backend", "data.order"),
 )
 
+# Sets in the place of ImageNet's for runs on other data; where nothing is said, the validation set stands for ImageNet's.
+STAND_INS = {"fashion_mnist": {"imagenet": "fashion_mnist", "imagenet_c": "fashion_mnist_c"}}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -139,6 +142,36 @@ def choice(experiment: str) -> str:
     return f"{experiment}/choice"
 
 
+def matched(entry: Entry, row: Row) -> tuple[str, tuple[str, ...]] | None:
+    """(experiment, overrides) of a vanilla row's training at the gradient evaluations of the entry's two-pass methods with the
+    same model; None for other methods, and where the row has as many already.
+
+    An experiment of the catalogue that is just that is named instead, so that it is trained once.
+    """
+    plain = expected(row.experiment)
+    if plain["optimizer.name"] != "vanilla" or row.weights:
+        return None
+    others = [expected(each) for each in dict.fromkeys(each.experiment for each in entry.rows)]
+    same = [o for o in others if "optimizer.rho" in o and o["model.name"] == plain["model.name"]]
+    lengths = {str(o["train.epochs"]) for o in same if str(o["train.epochs"]).endswith("ep")}
+    twice = 2 * max((float(length.removesuffix("ep")) for length in lengths), default=0.0)
+    if twice <= float(str(plain["train.epochs"]).removesuffix("ep")):
+        return None
+    epochs = f"{twice:g}ep"
+    for other in experiments():
+        if "vanilla" in other and not differing(plain | {"train.epochs": epochs}, expected(other)):
+            return other, ()
+    return row.experiment, (f"train.epochs={epochs}",)
+
+
+def sets(entry: Entry, data: str) -> dict[str, str]:
+    """Column -> set of configs/evalset (or "val") that measures runs trained on `data`; a column without one is left out."""
+    known = STAND_INS.get(data, {"imagenet": "val"})
+    if data == "imagenet":
+        return dict(entry.columns)
+    return {heading: known.get(name, name) for heading, name in entry.columns.items() if name in (*known, "val")}
+
+
 def _jobs(row: Row, grid: Mapping[str, list[Any]], seeds: Iterable[int]) -> Iterator[Job]:
     for point in itertools.product(*grid.values()):
         values = dict(zip(grid, point, strict=True))
@@ -176,7 +209,7 @@ def departures(config: Mapping[str, Any], row: Row) -> dict[str, tuple[Any, Any]
 def differing(
     wanted: Mapping[str, Any], config: Mapping[str, Any], free: Iterable[str] = ()
 ) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (value in `wanted`, that of gsam.identity.deciding; value in a run's configuration), but EXECUTION's."""
+    """Dotted key -> (value in `wanted`, by dotted key as of `expected`; value in a run's configuration), but EXECUTION's."""
     from gsam.identity import deciding
 
     ours = deciding(dict(config))

@@ -14,7 +14,14 @@ from gsam.cli import CONFIGS
 from gsam.identity import deciding
 
 FOLDER = "table1"
-TRAINING_PICTURES = {"imagenet": 1_281_167, "fashion_mnist": 60_000}
+TRAINING_PICTURES = {
+    "imagenet": 1_281_167,
+    "fashion_mnist": 60_000,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "flowers102": 1_020,
+    "pets": 3_680,
+}
 
 
 @dataclass

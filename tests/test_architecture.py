@@ -36,11 +36,13 @@ ALLOWED = {
         "files",
         "identity",
         "verify.certificate",
+        "analysis.during",
     },
     "analysis": {"config", "data", "eval", "files", "fill", "losses", "optim", "report", "runtime", "train"},
     "report": {"files", "identity", "catalogue"},
     "recipes": {"cli", "identity"},
     "catalogue": {"recipes", "identity"},
+    "reproduce": {"catalogue", "recipes", "cli", "config", "data", "files", "optim", "runtime", "train"},
 }
 # The two that put whole commands together receive the whole configuration.
 EXTRA = {

@@ -1,0 +1,53 @@
+"""Run folders below a folder: which experiment each is of, and how far it got. Imports no torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run folder."""
+
+    folder: Path
+    experiment: str
+    config: dict[str, Any]
+    done: bool
+
+    @property
+    def step(self) -> int:
+        """The last step that was logged; 0 before."""
+        rows = _rows(self.folder / "metrics.jsonl")
+        return max((row.get("step", 0) for row in rows), default=0)
+
+    def top1(self) -> float:
+        """Of the last evaluation during training, of the weights themselves; nan if there is none."""
+        rows = [row for row in _rows(self.folder / "metrics.jsonl") if row.get("kind") == "eval"]
+        return next((row["top1"] for row in reversed(rows) if row.get("weights") == "raw"), float("nan"))
+
+
+def scan(root: Path) -> list[Found]:
+    """Every run folder below `root`, sorted by path. A folder without readable meta.json has not started."""
+    found = []
+    folders = {path.parent for depth in range(1, 7) for path in root.glob("*/" * depth + "config.yaml")}
+    for folder in sorted(folders):
+        try:
+            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        found.append(Found(folder, str(meta.get("experiment")), config, (folder / "DONE").exists()))
+    return found
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # cut off where its writer was killed
+            continue
+    return rows

@@ -1,0 +1,96 @@
+"""Plans and the catalogue as tables for the terminal."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from gsam.catalogue import Row, departures, sets
+from gsam.reproduce.cost import Speeds, evaluations
+from gsam.reproduce.found import Found
+from gsam.reproduce.plan import Request, Task
+from gsam.runtime import Runtime
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def speeds(request: Request, say: Say, hours: bool) -> Iterator[Speeds | None]:
+    """This device's speeds, kept in <runs>/speeds.json; None where hours are not wanted."""
+    if not hours:
+        yield None
+        return
+    with Runtime.start() as runtime:
+        yield Speeds(request.root / "speeds.json", runtime, say)
+
+
+def plan_table(request: Request, tasks: Sequence[Task], say: Say, *, hours: bool) -> Group:
+    """Every training with its state and cost, the sum of what is left, and what is done with the runs afterwards."""
+    entry, table = request.entry, Table("training", "state")
+    for heading in ("gradient evaluations", "hours"):
+        table.add_column(heading, justify="right")
+    left, time = 0, 0.0
+    with speeds(request, say, hours and bool(tasks)) as known:
+        for task in tasks:
+            count, took = cost(task, request, known)
+            table.add_row(Text(_name(task)), Text(state(task)), millions(count), _hours(took))
+            if not task.done:
+                left, time = left + (count or 0), time + (took or 0.0)
+        notes = [known.text + f"; {request.gpus} process(es)"] if known is not None else []
+    missing = sum(not task.done for task in tasks)
+    total = f"{missing} of {len(tasks)} trainings left: {millions(left)} gradient evaluations" + (
+        f", {_hours(time)} hours" if known is not None and missing else ""
+    )
+    then = []
+    evalsets = [name for name in _sets(request, tasks) if name != "val"]
+    then += [f"evaluates {', '.join(evalsets)}"] if evalsets else []
+    then += [f"analyses {', '.join(entry.analyses)} of every run"] if entry.analyses else []
+    then += [f"analysis {entry.theory}"] if entry.theory else []
+    then += ["report"]
+    lines = [f"{entry.name}: {entry.title} ({entry.source})", *([entry.note] if entry.note else [])]
+    after = [*([total] if tasks else []), f"then: {'; '.join(then)}", *notes]
+    return Group(*map(Text, lines), *([table] if tasks else []), *map(Text, after))
+
+
+def cost(task: Task, request: Request, known: Speeds | None) -> tuple[int | None, float | None]:
+    """Gradient evaluations and hours of the whole training; None where unknown."""
+    count = evaluations(task.config)
+    if count is None or known is None:
+        return count, None
+    return count, count / known.rate(task.config) / request.gpus / 3600
+
+
+def state(task: Task) -> str:
+    if task.waits:
+        return f"waits for {task.waits}"
+    if task.found is None:
+        return "not run"
+    return f"done: {task.found.folder}" if task.done else f"started, step {task.found.step}: {task.found.folder}"
+
+
+def others(runs: Sequence[Found], row: Row) -> int:
+    """Runs of the row's experiment that depart from it."""
+    return sum(run.experiment == row.experiment and bool(departures(run.config, row)) for run in runs)
+
+
+def millions(count: int | None) -> str:
+    if count is None:
+        return "unknown"
+    return f"{count / 1e6:,.1f} M" if count >= 1e5 else f"{count:,}"
+
+
+def _hours(hours: float | None) -> str:
+    if hours is None:
+        return "-"
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def _name(task: Task) -> str:
+    return " ".join(each.removeprefix("experiment=") for each in task.overrides)
+
+
+def _sets(request: Request, tasks: Sequence[Task]) -> list[str]:
+    names = [name for task in tasks for name in sets(request.entry, task.config.data.name).values()]
+    return list(dict.fromkeys(names))
