@@ -25,9 +25,10 @@ from gsam.identity import deciding
 from gsam.models import ModelConfig
 from gsam.optim import BASES, ESTIMATORS, ScheduleConfig, VanillaEstimator
 from gsam.runtime import Precision
-from gsam.train.settings import Duration, EmaConfig, RunConfig, TrainConfig, WandbConfig
+from gsam.train.settings import AnalysisConfig, Duration, EmaConfig, RunConfig, TrainConfig, WandbConfig
 
 WEIGHTS_MISSING = "weights: missing; give weights=<run folder | file in its checkpoints/ | weights file | timm:name>"
+CHECKED = ("optimizer", "base", "train", "ema", "analysis", "run")  # sections with `problems`
 # Sections whose dataclass their `name` chooses.
 TABLES = {"optimizer": ESTIMATORS, "base": BASES}
 
@@ -44,6 +45,7 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     run: RunConfig = field(default_factory=RunConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     paths: dict[str, Any] = field(default_factory=dict)
@@ -173,9 +175,7 @@ def unknown_paths(paths: dict[str, Any]) -> list[str]:
 
 
 def _problems(config: Config, world: int) -> Iterator[str]:
-    yield from (
-        own := [p for key in ("optimizer", "base", "train", "ema", "run") for p in getattr(config, key).problems()]
-    )
+    yield from (own := [p for key in CHECKED for p in getattr(config, key).problems()])
     try:
         Duration.parse(config.schedule.warmup_steps, "st")
     except ValueError as error:

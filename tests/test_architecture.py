@@ -39,10 +39,10 @@ ALLOWED = {
         "analysis.during",
     },
     "analysis": {"config", "data", "eval", "files", "fill", "losses", "optim", "report", "runtime", "train"},
-    "report": {"files", "identity", "catalogue"},
+    "report": {"files", "identity", "catalogue", "recipes"},
     "recipes": {"cli", "identity"},
     "catalogue": {"recipes", "identity"},
-    "reproduce": {"catalogue", "recipes", "cli", "config", "data", "files", "optim", "runtime", "train"},
+    "reproduce": {"catalogue", "recipes", "identity", "cli", "config", "data", "files", "optim", "runtime", "train"},
 }
 # The two that put whole commands together receive the whole configuration.
 EXTRA = {

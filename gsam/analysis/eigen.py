@@ -36,23 +36,23 @@ def random_vector(like: Tensor, *key: int, signs: bool = False) -> Tensor:
 
 def power_iteration(
     product: Product, vector: Tensor, *, tol: float, iterations: int, done: int = 0,
-    keep: Callable[[Tensor, int], None] = lambda vector, done: None,
+    keep: Callable[[Tensor, int, Tensor, Tensor], None] = lambda *what: None,
 ) -> Eigen:  # fmt: skip
     """The eigenvalue of largest magnitude, with its sign (k = 1), from a start (P,) that is not zero.
 
     Stops when the residual is at most tol * |value|, or after `iterations` products, `done` of them before `vector`. keep:
-    called after each with the next vector and how many are done.
+    called after each product with the next vector, how many are done, value and residual.
     """
     vector = vector / _norm(vector)
     for step in range(done, iterations):
         image = product(vector)
         value, size = dot([vector], [image]).double(), _norm(image)
         residual = _norm(image - value.to(image.dtype) * vector).double()
-        last = residual <= tol * value.abs() or step == iterations - 1
-        if last:
+        ended = bool(residual <= tol * value.abs())
+        vector = vector if ended or step == iterations - 1 else image / size
+        keep(vector, step + 1, value, residual)
+        if ended:
             break
-        vector = image / size
-        keep(vector, step + 1)
     return Eigen(value[None], residual[None], vector[None])
 
 

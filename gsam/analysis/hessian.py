@@ -105,7 +105,7 @@ class _Measure:
         like = self.objective.weights
         vector, count = self.state.get(f"iterate {i}") or (random_vector(like, self.settings.seed, START, i), 0)
 
-        def keep(vector: Tensor, done: int) -> None:
+        def keep(vector: Tensor, done: int, value: Tensor, residual: Tensor) -> None:
             self.state[f"iterate {i}"] = (vector, done)
 
         limits = {"tol": self.settings.tol, "iterations": self.settings.iterations}

@@ -36,9 +36,13 @@ class Objective:
 
     def __init__(self, model: nn.Module, loss: Loss, batches: Batches, batchnorm: BatchNorm = BatchNorm.eval):
         self.model, self.batches, self.batchnorm, self._loss = model, batches, batchnorm, loss
-        named = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-        self.names, self.shapes = list(named), [p.shape for p in named.values()]
-        self.weights = _flat(named.values())
+        self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.names, self.shapes = list(self._named), [p.shape for p in self._named.values()]
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over the model's weights of now, e.g. after a step of training."""
+        self.weights = _flat(p.detach() for p in self._named.values())
 
     def parts(self, vector: Tensor) -> list[Tensor]:
         """The vector (P,) as one view per parameter tensor."""

@@ -1,4 +1,4 @@
-"""The trainer's own settings: `train.*`, `ema.*`, `run.*`, `wandb.*`."""
+"""The trainer's own settings: `train.*`, `ema.*`, `analysis.*`, `run.*`, `wandb.*`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,6 +125,29 @@ class RunConfig:
         name = Path(self.experiment or "")
         if name.is_absolute() or ".." in name.parts:
             yield f"run.experiment={self.experiment}: a name below run.root={self.root}; run.dir takes any folder"
+
+
+@dataclass
+class AnalysisConfig:
+    """Curvature and sharpness while it trains (gsam.analysis.during). Decides nothing about the trained weights."""
+
+    every: str | None = None
+    """between measurements, e.g. 10ep; also at the end; None = none"""
+    seconds: float = 60.0
+    """budget of each: the power iteration stops there, with what it has"""
+    n: int = 1000
+    """training pictures, chosen by hash"""
+
+    def problems(self) -> Iterator[str]:
+        try:
+            if self.every is not None and Duration.parse(self.every, "ep").amount == 0:
+                yield f"analysis.every={self.every}: must be longer than 0, or null for no measurements"
+        except ValueError as error:
+            yield f"analysis.every={self.every}: {error}"
+        if not 0 < self.seconds <= 900:
+            yield f"analysis.seconds={self.seconds}: must lie in (0, 900]; other ranks wait meanwhile, for 30 minutes at most"
+        if self.n < 1:
+            yield f"analysis.n={self.n}: must be at least 1"
 
 
 class WandbMode(Enum):

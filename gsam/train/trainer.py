@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from gsam import data
+from gsam.analysis.during import Measuring
 from gsam.config import Config, as_dict, run_hash
 from gsam.data.order import settle
 from gsam.eval import evaluate
@@ -44,6 +45,7 @@ class Trainer:
         self.stepper = Stepper(
             config, runtime, num_classes=self.train_loader.num_classes, num_examples=self.train_loader.num_examples
         )
+        self.measure = Measuring(config, settings, runtime, self.stepper)
         self.total_steps = self.stepper.total_steps
         self.stop_step = min(self.total_steps, config.train.max_steps or self.total_steps)
         self.best_top1, self.seconds, self.text, self.skipped_before = -1.0, 0.0, "", 0
@@ -120,7 +122,8 @@ class Trainer:
         train = self.config.train
         every = {key: self.stepper.steps(text, unit) for key, text, unit in (
             ("log", train.log_every, "st"), ("eval", train.eval_every, "ep"),
-            ("save", train.save_every, "ep"), ("keep", train.keep_every, "ep"))}  # fmt: skip
+            ("save", train.save_every, "ep"), ("keep", train.keep_every, "ep"),
+            ("analysis", self.config.analysis.every, "ep"))}  # fmt: skip
         profiler = self._profiler()
         self._restart_clock()
         for batches in self._batches():
@@ -128,19 +131,21 @@ class Trainer:
             self.images += train.batch_size * len(batches)
             last = self.step == self.stop_step
             due = {name for name, steps in every.items() if steps is not None and self.step % max(1, steps) == 0}
-            due |= {"log", "eval", "save"} if last else set()
+            due |= {"log", "eval", "save", "analysis"} if last else set()
             left = signals.asked()
             if due or left:  # before anything of this step is recorded
                 resume.refuse_drift(self.runtime, self.model.state_dict(), self.step)
             if "log" in due:
                 self._log_train()
             asked = time.monotonic()
+            if "analysis" in due:
+                self.measure(self.step, self._epoch(), self.log.write, self.progress.note)
             names = ["best.pt"] if "eval" in due and self._evaluate() else []
             names += [checkpoint.LAST] * ("save" in due or left is not None)
             names += [f"step_{self.step}.pt"] * ("keep" in due)
             if names:
                 self._save(names)
-            self.began += time.monotonic() - asked  # neither evaluating nor saving counts as training time
+            self.began += time.monotonic() - asked  # none of this counts as training time
             self.progress.update(self.step, self.text)
             if profiler is not None:
                 profiler.step()
