@@ -123,9 +123,9 @@ def _panel(
         if smooth or len(seeds) > 1:
             for seed in seeds:
                 axis.plot(*zip(*seed, strict=True), color=color, alpha=0.22, lw=0.7)
-        mean = _mean(seeds)
+        mean = mean_curve(seeds)
         if smooth:
-            mean = _running_mean(mean, len(mean) // 20)
+            mean = running_mean(mean, len(mean) // 20)
         axis.plot(*zip(*mean, strict=True), color=color, ls=dashes, lw=2.0, marker="o" if mark else None, ms=3.5)
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.xaxis.set_major_locator(MaxNLocator(6))
@@ -135,14 +135,14 @@ def _panel(
         axis.text(0.5, 0.5, "no data in these runs", transform=axis.transAxes, ha="center", va="center", color="0.4")
 
 
-def _mean(seeds: Sequence[Points]) -> Points:
+def mean_curve(seeds: Sequence[Points]) -> Points:
     """Mean over the seeds at every x that all of them have."""
     tables = [dict(seed) for seed in seeds]
     shared = [x for x, _ in seeds[0] if all(x in table for table in tables)]
     return [(x, math.fsum(table[x] for table in tables) / len(tables)) for x in shared] or list(seeds[0])
 
 
-def _running_mean(points: Points, half: int) -> Points:
+def running_mean(points: Points, half: int) -> Points:
     """Centred mean over up to 2 half + 1 points. The window shrinks on both sides at the start, where curves are steep,
     and only to the right at the end, where one noisy point would else stand alone."""
     out = []

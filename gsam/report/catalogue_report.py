@@ -1,0 +1,123 @@
+"""Reports of the catalogue on disk: <runs>/report/<name>.md, .csv, .jsonl and .png, and report.html with everything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from gsam.catalogue import Entry, entries, entry
+from gsam.files import write_atomic
+
+from .entry_page import compose, heading, introduction, settings_page, summary
+from .load import Run, read_analyses
+from .matching import Setting, find_runs, settings
+from .page import Grid, Page, Picture, Text, document, markdown
+from .paper_table import Line, table
+from .render import as_csv
+from .tables import NOT_RUN
+from .write import HEADER, png
+
+DRAWN = ("fig4", "fig5", "fig6", "fig7", "fig8", "fig9")
+MOST_SETTINGS = 4  # beside the experiments' own; more would bury them
+
+
+@dataclass
+class EntryReport:
+    """What was made of one entry, and the files that hold it."""
+
+    entry: Entry
+    page: Page
+    records: list[dict]
+    files: list[Path]
+
+
+def is_entry(name: str) -> bool:
+    """Whether scripts/report.py means the catalogue by this name and not a folder of runs."""
+    return name.removeprefix("mini/") in (*entries(), "all")
+
+
+def write(name: str, runs_folder: Path | str, *, weights: str = "raw", checkpoint: str = "last.pt") -> EntryReport:
+    """One table or figure. Raises ValueError for a name that the catalogue does not have and a folder that is not there."""
+    wanted = entry(name)
+    return _write(wanted, find_runs(runs_folder, [wanted]), Path(runs_folder), weights, checkpoint)
+
+
+def write_all(
+    runs_folder: Path | str, prefix: str = "", *, weights: str = "raw", checkpoint: str = "last.pt"
+) -> tuple[Page, Path]:
+    """Every table and figure, and report.html. prefix: "" or "mini/". Returns the overview and that file."""
+    wanted = [entry(prefix + name) for name in entries()]
+    runs = find_runs(runs_folder, wanted)
+    reports = [_write(one, runs, Path(runs_folder), weights, checkpoint) for one in wanted]
+    overview = Page("report", "Surrogate gap minimization: the paper's tables and figures, measured")
+    overview.blocks.append(Text([
+        f"From {len(runs)} run folders, {weights} weights of {checkpoint}. The paper: Zhuang et al. 2022, Surrogate Gap",
+        "Minimization Improves Sharpness-Aware Training (arXiv 2203.08065). What was not run reads so; runs with other",
+        "settings than the experiments are shown apart and never set against the paper.",
+    ]))  # fmt: skip
+    rows = [summary(report.entry, report.records) for report in reports]
+    overview.blocks.append(Grid(["entry", "what", "run", "against the paper"], rows))
+    file = _folder(runs_folder) / f"{prefix.replace('/', '-')}report.html"
+    write_atomic(file, document(overview, [report.page for report in reports]))
+    return overview, file
+
+
+def _write(one: Entry, runs: Sequence[Run], runs_folder: Path, weights: str, checkpoint: str) -> EntryReport:
+    mine = {row.experiment for row in one.rows}
+    runs = [run for run in runs if run.meta.get("experiment") in mine]
+    if one.settings:
+        page, records = settings_page(one)
+    elif one.theory:
+        page, records = _theory(one, runs_folder)
+    else:
+        found = settings(one, runs)[: MOST_SETTINGS + 1]
+        results = [(setting, table(one, setting, weights, checkpoint)) for setting in found]
+        page, records = compose(one, runs, results, _pictures(one, results))
+    folder, name = _folder(runs_folder), page.name
+    contents = {f"{name}.md": markdown(page, HEADER)}
+    if records:
+        contents |= {
+            f"{name}.jsonl": "".join(json.dumps(record) + "\n" for record in records),
+            f"{name}.csv": as_csv(records),
+        }
+    contents |= {block.name: block.png for block in page.blocks if isinstance(block, Picture)}
+    for file, content in contents.items():
+        write_atomic(folder / file, content)
+    return EntryReport(one, page, records, [folder / file for file in contents])
+
+
+def _theory(one: Entry, runs_folder: Path) -> tuple[Page, list[dict]]:
+    """Of an entry that needs no run: what its latest analysis found."""
+    page = Page(one.name.replace("/", "-"), f"{heading(one)}: {one.title}", introduction(one))
+    rows = read_analyses(runs_folder / "theory" / one.theory)
+    if not rows:
+        page.blocks.append(Text([f"{NOT_RUN}: `python scripts/analyze.py analysis={one.theory}`"]))
+        return page, []
+    drawn = png(import_module(f"gsam.report.figures.{one.theory}").draw(rows))
+    page.blocks.append(Picture(f"{page.name}.png", drawn, f"{heading(one)}: {one.title}"))
+    page.blocks += [Text([row["found"]]) for row in rows if row.get("found")]
+    return page, rows
+
+
+def _pictures(one: Entry, results: Sequence[tuple[Setting, list[Line]]]) -> list[Picture]:
+    """One per setting: the experiments' own, then the others. [] of a table."""
+    plain = one.name.rpartition("/")[2]
+    if plain not in DRAWN:
+        return []
+    draw = import_module(f"gsam.report.figures.{plain}").draw
+    stem = one.name.replace("/", "-")
+    return [
+        Picture(
+            f"{stem}.png" if number == 0 else f"{stem}-{number}.png",
+            png(draw(setting, lines)),
+            f"{heading(one)}: {one.title}" + (f" [{setting.what()}]" if setting.departs else ""),
+        )
+        for number, (setting, lines) in enumerate(results)
+    ]
+
+
+def _folder(runs_folder: Path | str) -> Path:
+    return Path(runs_folder) / "report"

@@ -1,0 +1,249 @@
+"""The page of a table or figure of the catalogue: what the paper has, what ran, how far apart, at which cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from gsam.catalogue import Entry, expected, paper
+from gsam.recipes import same
+
+from .figures.fig4 import eigenvalue, estimated, gradient_share, pictures_of
+from .load import Run
+from .matching import Setting
+from .page import Grid, Heading, Page, Picture, Text
+from .paper_table import Cell, Line, equal_cost
+from .scores import RULE, Mean
+from .tables import NOT_RUN
+
+METHOD = (
+    "± standard deviation over seeds. A gradient evaluation is one picture through forward and backward: SAM and GSAM need "
+    "two per picture. Time is that of the training alone."
+)
+
+
+def compose(
+    entry: Entry, runs: Sequence[Run], results: Sequence[tuple[Setting, list[Line]]], pictures: Sequence[Picture]
+) -> tuple[Page, list[dict]]:
+    """The page of an entry with experiments, and its records: one per line and set, for .jsonl and .csv.
+
+    results: the entry's settings with their lines, the experiments' own first · pictures: one per setting, or none.
+    """
+    page = Page(entry.name.replace("/", "-"), f"{heading(entry)}: {entry.title}")
+    page.blocks += introduction(entry)
+    for number, (setting, lines) in enumerate(results):
+        if setting.departs:
+            page.blocks += _departing(setting)
+        page.blocks += pictures[number : number + 1]
+        page.blocks += _measured(lines) if setting.departs else _own(entry, lines)
+        page.blocks += _analyses(entry, lines)
+        page.blocks += _costs(lines)
+    page.blocks += _same_cost(results)
+    if broken := [f"{run.folder.name} ({run.meta.get('experiment')}): {p}" for run in runs for p in run.problems]:
+        page.blocks += [
+            Heading("Incomplete runs"),
+            Text(["A run that is not finished is in no number."]),
+            Text(broken, True),
+        ]
+    page.blocks += [Heading("How to read this"), Text([METHOD, RULE] if entry.columns else [METHOD])]
+    records = [record for setting, lines in results for line in lines for record in _records(entry, setting, line)]
+    return page, records
+
+
+def heading(entry: Entry) -> str:
+    """ "Table 1", "Figure 4"; "Table 1 (mini)" of the miniature catalogue."""
+    folder, _, name = entry.name.rpartition("/")
+    kind = "Table" if name.startswith("table") else "Figure"
+    return f"{kind} {name.removeprefix('table').removeprefix('fig')}" + (f" ({folder})" if folder else "")
+
+
+def introduction(entry: Entry) -> list[Text]:
+    """Source, what a reader must know, what the paper says, and the command."""
+    says = paper(entry.name).get("says", ())
+    found = [Text([f"After {entry.source}. Command: `python scripts/reproduce.py {entry.name}`"])]
+    if entry.note:
+        found.append(Text([f"Before comparing: {entry.note}"]))
+    if says:
+        found += [Text(["The paper says:"]), Text(says, bullets=True)]
+    return found
+
+
+def settings_page(entry: Entry) -> tuple[Page, list[dict]]:
+    """Of an entry that is read from the configurations (Table 4): each value, with the paper's where that is another."""
+    page = Page(entry.name.replace("/", "-"), f"{heading(entry)}: {entry.title}")
+    page.blocks += introduction(entry)
+    published = paper(entry.name)
+    rows, records = [], []
+    for row in entry.rows:
+        values, theirs = expected(row.experiment), published["rows"].get(row.paper)
+        texts = [row.label]
+        for name, key in entry.settings.items():
+            ours, other = values.get(key), theirs and theirs[published["columns"].index(name)]
+            equal = other is None or same(_plain(ours), other)
+            texts.append(_plain(ours) + ("" if equal else f" (paper: {other})"))
+            records.append({"entry": entry.name, "label": row.label, "experiment": row.experiment, "setting": key,
+                            "ours": ours, "paper": other, "same": equal})  # fmt: skip
+        rows.append(texts)
+    page.blocks.append(Grid(["model", *entry.settings], rows))
+    differing = [record for record in records if not record["same"]]
+    page.blocks.append(Text([f"{len(records) - len(differing)} of {len(records)} values are the paper's."]))
+    return page, records
+
+
+def summary(entry: Entry, records: Sequence[dict]) -> list[str]:
+    """For the list of everything: name, title, what ran of its rows, how the numbers compare."""
+    if entry.settings:
+        return [
+            heading(entry),
+            entry.title,
+            "read from the configurations",
+            f"{sum(r['same'] for r in records)} of {len(records)} as printed",
+        ]
+    own = [record for record in records if record["departs"] is None]
+    lines = {(r["label"], r["panel"]): bool(r["runs"]) for r in own}
+    compared = [record["verdict"] for record in own if record["verdict"]]
+    others = len({r["departs"] for r in records if r["departs"] is not None})
+    ran = f"{sum(lines.values())} of {len(lines)} rows" if any(lines.values()) else NOT_RUN
+    ran += f"; {others} other setting{'s' * (others > 1)}" if others else ""
+    return [
+        heading(entry),
+        entry.title,
+        ran,
+        f"{compared.count('within')} of {len(compared)} within tolerance" if compared else "-",
+    ]
+
+
+def _departing(setting: Setting) -> list:
+    told = "; ".join(f"`{key}={setting.value(key)}`" for key in sorted(setting.departs))
+    return [
+        Heading(f"Other settings: {setting.what()}"),
+        Text([f"These runs depart from the experiments, so they are not set against the paper. What differs: {told}"]),
+    ]
+
+
+def _own(entry: Entry, lines: Sequence[Line]) -> list:
+    """The experiments' own runs: beside the paper, and how far apart."""
+    if not entry.columns:
+        rows = [[_label(line), str(len(line.point.runs)) if line.point.runs else NOT_RUN] for line in lines]
+        return [Grid(["row", "runs"], rows)]
+    rows = [
+        [_label(line), *(f"{_number(cell.paper)} → {_ours(cell.ours)}" for cell in line.cells.values())]
+        for line in lines
+    ]
+    blocks = [Text(["Top-1 in %, the paper's → ours:"]), Grid(["row", *entry.columns], rows)]
+    compared = [
+        [_label(line), name, _number(cell.paper), _ours(cell.ours), str(cell.ours.seeds), f"{cell.difference:+.2f}",
+         f"{cell.tolerance:.2f}", cell.verdict]
+        for line in lines for name, cell in line.cells.items() if cell.difference is not None
+    ]  # fmt: skip
+    if compared:
+        head = ["row", "set", "paper", "ours", "seeds", "difference", "tolerance", "verdict"]
+        blocks += [Heading("Against the paper"), Grid(head, compared)]
+    if any(cell.partial for line in lines for cell in line.cells.values()):
+        blocks.append(Text(["Some were evaluated on a part of a set and are not compared: evaluate the whole set."]))
+    return blocks
+
+
+def _measured(lines: Sequence[Line]) -> list:
+    """Runs of other settings: their numbers on every set that they have."""
+    names = list(dict.fromkeys(name for line in lines for name in line.cells))
+    rows = [[_label(line), *(_ours(line.cells[name].ours) for name in names)] for line in lines if line.point.runs]
+    return [Text(["Top-1 in %:"]), Grid(["row", *names], rows)] if names else []
+
+
+def _analyses(entry: Entry, lines: Sequence[Line]) -> list:
+    """What was measured of the curvature (Figure 4)."""
+    if not entry.analyses:
+        return []
+    rows = []
+    for line in lines:
+        estimate, measured, share = estimated(line.point), eigenvalue(line.point), gradient_share(line.point)
+        if estimate.mean is not None or measured.mean is not None:
+            numbers = (estimate.mean, share and 100 * share, measured.mean)
+            rows.append(
+                [
+                    line.label,
+                    *(NOT_RUN if number is None else f"{number:.3g}" for number in numbers),
+                    pictures_of(line.point),
+                ]
+            )
+    head = ["row", "2h/ρ²", "of it the gradient's share, %", "σ_max, power iteration", "pictures"]
+    return [Heading("Curvature"), Grid(head, rows)] if rows else []
+
+
+def _costs(lines: Sequence[Line]) -> list:
+    rows = [
+        [_label(line), str(len(line.point.runs)), cost.epochs, _number(cost.grad_evals and cost.grad_evals / 1e6, "{:,.4g}"),
+         _hours(cost.hours), " ".join(f"`{run.folder.name}`" for run in line.point.runs)]
+        for line in lines if (cost := line.cost)
+    ]  # fmt: skip
+    head = ["row", "seeds", "epochs", "gradient evaluations, 10⁶", "training time", "runs"]
+    return [Heading("Cost"), Grid(head, rows)] if rows else []
+
+
+def _same_cost(results: Sequence[tuple[Setting, list[Line]]]) -> list:
+    """Which lines vanilla can be compared with at equal compute."""
+    lines = {}
+    for setting, found in results:
+        lines |= {
+            f"{_label(line)}{f' [{setting.what(2)}]' if setting.departs else ''}": line for line in found if line.cost
+        }
+    if not lines:
+        return []
+    told = [
+        f"{spent / 1e6:,.4g} million gradient evaluations: {'; '.join(labels)}"
+        for spent, labels in equal_cost(lines)
+        if 0 < sum("vanilla" in label for label in labels) < len(labels)
+    ]
+    more = "For vanilla at the gradient evaluations of SAM and GSAM: `python scripts/reproduce.py … --matched-compute`."
+    return [Heading("Equal compute"), Text([*told, more], bullets=True)]
+
+
+def _records(entry: Entry, setting: Setting, line: Line) -> list[dict]:
+    spent, point = line.cost, line.point
+    shared = {
+        "entry": entry.name, "label": line.label, "panel": line.panel, "experiment": point.row.experiment,
+        "at": ", ".join(f"{key}={value}" for key, value in point.at.items()) or None,
+        "departs": ", ".join(f"{key}={setting.value(key)}" for key in sorted(setting.departs)) or None,
+        "grid_points_run": line.tried, "grid_points": line.grid,
+        **(asdict(spent) if spent else {"epochs": None, "grad_evals": None, "hours": None}),
+        "runs": " ".join(run.folder.name for run in point.runs) or None,
+    }  # fmt: skip
+    return [
+        {**shared, "column": name, "evalset": cell.evalset, "paper": cell.paper,
+         "ours": cell.ours and 100 * cell.ours.top1, "spread": cell.ours and _points(cell.ours.spread),
+         "seeds": cell.ours.seeds if cell.ours else 0, "n": cell.ours and cell.ours.n, "partial": cell.partial,
+         "difference": cell.difference, "tolerance": cell.tolerance, "verdict": cell.verdict}
+        for name, cell in (line.cells or {None: Cell("", None, None)}).items()
+    ]  # fmt: skip
+
+
+def _label(line: Line) -> str:
+    chosen = f" (best of {line.tried})" if line.tried > 1 else ""
+    return f"{line.panel} · {line.label}{chosen}" if line.panel else f"{line.label}{chosen}"
+
+
+def _ours(mean: Mean | None) -> str:
+    if mean is None:
+        return NOT_RUN
+    return f"{100 * mean.top1:.2f}" + (f" ± {100 * mean.spread:.2f} ({mean.seeds})" if mean.spread is not None else "")
+
+
+def _number(value: float | None, form: str = "{:.1f}") -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _hours(hours: float | None) -> str:
+    if hours is None:
+        return "-"
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
+
+
+def _points(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction
+
+
+def _plain(value) -> str:
+    """A setting as the paper prints it: epochs and steps without their unit."""
+    text = str(value)
+    return text[:-2] if text[-2:] in ("ep", "st") and text[:-2].replace(".", "").isdigit() else text
