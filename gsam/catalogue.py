@@ -66,8 +66,8 @@ class Entry:
     """heading -> set of configs/evalset; "val": the last evaluation of the training itself"""
     settings: Mapping[str, str] = field(default_factory=dict)
     """heading -> dotted key, of a table that is read from the configurations (table4)"""
-    analyses: tuple[str, ...] = ()
-    """of configs/analysis, wanted of every run"""
+    analyses: tuple[tuple[str, ...], ...] = ()
+    """overrides of scripts/analyze.py, wanted of every run; {dotted.key} stands for the run's value"""
     theory: str | None = None
     """of configs/analysis: needs no run"""
     rows: tuple[Row, ...] = ()
@@ -247,7 +247,7 @@ def _shallow(thing: Any) -> dict[str, Any]:
 def _entry(name: str, values: dict[str, Any]) -> Entry:
     rows = tuple(_row(name, row) for row in values.pop("rows", ()))
     try:
-        return Entry(name, rows=rows, **values | {"analyses": tuple(values.get("analyses", ()))})
+        return Entry(name, rows=rows, **values | {"analyses": tuple(map(tuple, values.get("analyses", ())))})
     except TypeError as error:
         raise ValueError(f"configs/catalogue.yaml, {name}: {error}") from None
 

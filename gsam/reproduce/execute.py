@@ -1,12 +1,14 @@
 """Running what a plan needs: trainings, evaluations, analyses, the report, each in a process of its own, one after another."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gsam.catalogue import sets
 from gsam.cli import REQUEUE, run_child
+from gsam.identity import leaves
 from gsam.reproduce.found import Found
 from gsam.reproduce.plan import Request, plan, results, unfinished
 
@@ -77,7 +79,17 @@ def _evaluations(run: Found, request: Request) -> list[list[str]]:
 
 def _analyses(run: Found, request: Request) -> list[list[str]]:
     command = [sys.executable, str(ROOT / "scripts/analyze.py"), f"weights={run.folder}"]
-    return [[*command, f"analysis=[{','.join(request.entry.analyses)}]"]] if request.entry.analyses else []
+    settings = dict(leaves(run.config))
+    filled = [
+        [re.sub(r"\{([\w.]+)\}", lambda match: str(settings[match[1]]), word) for word in words]
+        for words in request.entry.analyses
+    ]
+    limit = settings["data.limit_train"]  # of a miniature: its subset cannot be larger
+    return [[*command, *(f"n={limit}" if _larger(word, limit) else word for word in words)] for words in filled]
+
+
+def _larger(word: str, limit: int | None) -> bool:
+    return limit is not None and word.startswith("n=") and word != "n=null" and int(word[2:]) > limit
 
 
 def theory_folder(request: Request) -> Path:

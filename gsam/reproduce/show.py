@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
@@ -9,21 +10,21 @@ from rich.text import Text
 
 from gsam.catalogue import Row, departures, sets
 from gsam.reproduce.cost import Speeds, evaluations
-from gsam.reproduce.found import Found
-from gsam.reproduce.plan import Request, Task
+from gsam.reproduce.found import Found, scan
+from gsam.reproduce.plan import Request, Task, plan
 from gsam.runtime import Runtime
 
 Say = Callable[[str], None]
 
 
 @contextmanager
-def speeds(request: Request, say: Say, hours: bool) -> Iterator[Speeds | None]:
+def speeds(root: Path, say: Say, hours: bool) -> Iterator[Speeds | None]:
     """This device's speeds, kept in <runs>/speeds.json; None where hours are not wanted."""
     if not hours:
         yield None
         return
     with Runtime.start() as runtime:
-        yield Speeds(request.root / "speeds.json", runtime, say)
+        yield Speeds(root / "speeds.json", runtime, say)
 
 
 def plan_table(request: Request, tasks: Sequence[Task], say: Say, *, hours: bool) -> Group:
@@ -32,10 +33,10 @@ def plan_table(request: Request, tasks: Sequence[Task], say: Say, *, hours: bool
     for heading in ("gradient evaluations", "hours"):
         table.add_column(heading, justify="right")
     left, time = 0, 0.0
-    with speeds(request, say, hours and bool(tasks)) as known:
+    with speeds(request.root, say, hours and bool(tasks)) as known:
         for task in tasks:
             count, took = cost(task, request, known)
-            table.add_row(Text(_name(task)), Text(state(task)), millions(count), _hours(took))
+            table.add_row(Text(name(task, request)), Text(state(task)), millions(count), _hours(took))
             if not task.done:
                 left, time = left + (count or 0), time + (took or 0.0)
         notes = [known.text + f"; {request.gpus} process(es)"] if known is not None else []
@@ -46,12 +47,40 @@ def plan_table(request: Request, tasks: Sequence[Task], say: Say, *, hours: bool
     then = []
     evalsets = [name for name in _sets(request, tasks) if name != "val"]
     then += [f"evaluates {', '.join(evalsets)}"] if evalsets else []
-    then += [f"analyses {', '.join(entry.analyses)} of every run"] if entry.analyses else []
+    then += [f"{' '.join(words)} of every run" for words in entry.analyses]
     then += [f"analysis {entry.theory}"] if entry.theory else []
     then += ["report"]
     lines = [f"{entry.name}: {entry.title} ({entry.source})", *([entry.note] if entry.note else [])]
+    lines += [f"with {' '.join(request.extra)}"] if request.extra else []
     after = [*([total] if tasks else []), f"then: {'; '.join(then)}", *notes]
     return Group(*map(Text, lines), *([table] if tasks else []), *map(Text, after))
+
+
+def listing(request: Request, known: Speeds | None) -> Group:
+    """The rows of an entry: their trainings with one seed, what those cost together, how many are finished."""
+    entry = request.entry
+    head = Text(f"\n{entry.name}: {entry.title} ({entry.source})")
+    if not entry.rows or entry.settings:
+        what = f"analysis={entry.theory}" if entry.theory else "read from the configurations of table1"
+        return Group(head, Text(f"  nothing to train: {what}"))
+    table = Table("experiment", "grid", "run")
+    for heading in ("gradient evaluations", "hours"):
+        table.add_column(heading, justify="right")
+    tasks, runs = plan(request), scan(request.root)
+    for row in dict.fromkeys(row.experiment for row in entry.rows):
+        mine = [task for task in tasks if task.job.row.experiment == row]
+        costs = [cost(task, request, known) for task in mine]
+        count, took = (_sum([each[i] for each in costs]) for i in (0, 1))
+        first = mine[0].job.row
+        departing = others(runs, first)
+        done = f"{sum(task.done for task in mine)} of {len(mine)}" + (f", {departing} other" if departing else "")
+        grid = ", ".join(f"{key} {'|'.join(map(str, points))}" for key, points in first.grid().items())
+        table.add_row(Text(row), Text(grid), Text(done), millions(count), _hours(took))
+    return Group(head, table)
+
+
+def _sum(numbers: Sequence[float | None]) -> float | None:
+    return None if None in numbers else sum(numbers)
 
 
 def cost(task: Task, request: Request, known: Speeds | None) -> tuple[int | None, float | None]:
@@ -87,8 +116,10 @@ def _hours(hours: float | None) -> str:
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
-def _name(task: Task) -> str:
-    return " ".join(each.removeprefix("experiment=") for each in task.overrides)
+def name(task: Task, request: Request) -> str:
+    """The training's experiment and settings, without those that all have."""
+    own = [each for each in task.overrides if each not in request.extra]
+    return " ".join(each.removeprefix("experiment=") for each in own)
 
 
 def _sets(request: Request, tasks: Sequence[Task]) -> list[str]:
