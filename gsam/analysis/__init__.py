@@ -19,4 +19,13 @@ class Analysis(NamedTuple):
 ANALYSES = {
     "hessian": Analysis("gsam.analysis.hessian"),
     "sharpness": Analysis("gsam.analysis.sharpness"),
+    "fig1": Analysis("gsam.analysis.theory.fig1", needs_weights=False),
+    "fig2": Analysis("gsam.analysis.theory.fig2", needs_weights=False),
+    "fig3": Analysis("gsam.analysis.theory.fig3", needs_weights=False),
+    "lemma_3_1": Analysis("gsam.analysis.theory.lemma_3_1", needs_weights=False),
+    "lemma_3_2": Analysis("gsam.analysis.theory.lemma_3_2", needs_weights=False),
+    "lemma_3_3": Analysis("gsam.analysis.theory.lemma_3_3", needs_weights=False),
+    "theorem_5_1": Analysis("gsam.analysis.theory.theorem_5_1", needs_weights=False),
+    "theorem_5_3": Analysis("gsam.analysis.theory.theorem_5_3", needs_weights=False),
+    "theory": Analysis("gsam.analysis.theory.page", needs_weights=False),
 }

@@ -1,0 +1,57 @@
+"""Figure 1: f, f_p and h around three minima, drawn from the row of `analysis=fig1`."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .theory_style import BLUE, GREEN, RED, plain
+
+
+def draw(row: dict) -> Figure:
+    """Above: f, f_p and the gap at every minimum. Below: h along the line, and what it says of the curvature."""
+    rho, minima = row["rho"], row["minima"]
+    w, f, fp, gap = (np.array(row["series"][key]) for key in ("w", "f", "fp", "gap"))
+    figure = Figure(figsize=(10, 6.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.7, 1])
+    above.plot(w, f, color=BLUE, lw=2.2, label="loss $f$")
+    above.plot(w, fp, color=RED, lw=2.2, ls=(0, (5, 2)), label=rf"perturbed loss $f_p$, $\rho$ = {rho:g}")
+    plain(above, "A low perturbed loss, but where is it flat?", "", "loss")
+    above.axhline(minima[0]["fp"], color=RED, lw=0.9, ls=":")
+    above.text(w[-1], minima[0]["fp"] - 0.03, "$f_p(w_1) = f_p(w_3)$", color=RED, ha="right", va="top")
+    for i, at in enumerate(minima, start=1):
+        arrow = {"arrowstyle": "<->", "color": GREEN, "lw": 2, "shrinkA": 0, "shrinkB": 0}
+        above.annotate("", (at["w"], at["fp"]), (at["w"], at["f"]), arrowprops=arrow)
+        text = rf"$w_{i}$:  $\sigma$ = {at['sigma']:.2f}" + "\n" + f"$f$ = {at['f']:.2f}, $f_p$ = {at['fp']:.2f}"
+        above.text(at["w"], -0.25, text, ha="center", va="top")
+        above.plot(at["w"], at["f"], "o", color=BLUE, ms=6)
+        above.plot(at["w"], at["fp"], "s", color=RED, ms=6)
+    above.plot([], [], color=GREEN, lw=2, marker="|", label="surrogate gap $h = f_p - f$")
+    above.set_ylim(-0.75, 2.5)
+    above.set_yticks(np.arange(0, 2.1, 0.5))
+    above.legend(loc="upper right", frameon=False, ncols=3)
+    below.plot(w, gap, color=GREEN, lw=2.2)
+    for i, at in enumerate(minima, start=1):
+        below.plot(at["w"], at["gap"], "o", color=GREEN, ms=7)
+        text = f"$h(w_{i})$ = {at['gap']:.2f}\n" + rf"$2h/\rho^2$ = {at['estimate']:.2f}"
+        below.text(at["w"], 1.15, text, ha="center", va="bottom", fontsize=9.5, color=GREEN)
+    below.set_ylim(-0.05, 1.65)
+    plain(below, "At the minima the gap orders by curvature", "weight $w$", "gap $h$")
+    return figure
+
+
+def sentence(row: dict) -> str:
+    """What was found, and whether it is what the paper says."""
+    one, two, three = row["minima"]
+    fails = one["fp"] < two["fp"] and one["sigma"] > two["sigma"]
+    agrees = one["gap"] > two["gap"] > three["gap"] and one["sigma"] > two["sigma"] > three["sigma"]
+    return (
+        f"At ρ = {row['rho']:g} the perturbed loss is {one['fp']:.2f} at the sharp minimum w₁ (σ = "
+        f"{one['sigma']:.2f}), "
+        f"{two['fp']:.2f} at w₂ (σ = {two['sigma']:.2f}) and {three['fp']:.2f} at the flat one w₃ (σ = "
+        f"{three['sigma']:.2f}): "
+        f"a lower f_p does {'not mean' if fails else 'mean'} a flatter minimum here, and SAM, which only sees "
+        f"f_p, has no reason "
+        f"to leave w₁ for w₃. The gap is {one['gap']:.2f}, {two['gap']:.2f} and {three['gap']:.2f}: it "
+        f"{'orders' if agrees else 'does NOT order'} the three by sharpness."
+    )
