@@ -21,6 +21,7 @@ from .tables import NOT_RUN
 from .write import HEADER, png
 
 DRAWN = ("fig4", "fig5", "fig6", "fig7", "fig8", "fig9")
+THEORY = ("lemma_3_1", "lemma_3_2", "lemma_3_3", "theorem_5_1", "theorem_5_3")
 MOST_SETTINGS = 4  # beside the experiments' own; more would bury them
 
 
@@ -61,7 +62,7 @@ def write_all(
     rows = [summary(report.entry, report.records) for report in reports]
     overview.blocks.append(Grid(["entry", "what", "run", "against the paper"], rows))
     file = _folder(runs_folder) / f"{prefix.replace('/', '-')}report.html"
-    write_atomic(file, document(overview, [report.page for report in reports]))
+    write_atomic(file, document(overview, [*(report.page for report in reports), *_further_theory(Path(runs_folder))]))
     return overview, file
 
 
@@ -71,11 +72,12 @@ def _write(one: Entry, runs: Sequence[Run], runs_folder: Path, weights: str, che
     if one.settings:
         page, records = settings_page(one)
     elif one.theory:
-        page, records = _theory(one, runs_folder)
+        page = Page(one.name.replace("/", "-"), f"{heading(one)}: {one.title}", introduction(one))
+        page, records = _theory(page, one.theory, runs_folder)
     else:
         found = settings(one, runs)[: MOST_SETTINGS + 1]
         results = [(setting, table(one, setting, weights, checkpoint)) for setting in found]
-        page, records = compose(one, runs, results, _pictures(one, results))
+        page, records = compose(one, runs, results, *_drawn(one, results))
     folder, name = _folder(runs_folder), page.name
     contents = {f"{name}.md": markdown(page, HEADER)}
     if records:
@@ -89,34 +91,40 @@ def _write(one: Entry, runs: Sequence[Run], runs_folder: Path, weights: str, che
     return EntryReport(one, page, records, [folder / file for file in contents])
 
 
-def _theory(one: Entry, runs_folder: Path) -> tuple[Page, list[dict]]:
-    """Of an entry that needs no run: what its latest analysis found."""
-    page = Page(one.name.replace("/", "-"), f"{heading(one)}: {one.title}", introduction(one))
-    rows = read_analyses(runs_folder / "theory" / one.theory)
+def _theory(page: Page, analysis: str, runs_folder: Path) -> tuple[Page, list[dict]]:
+    """Of what needs no run: the latest row of its analysis, drawn, and what it says."""
+    rows = [row for row in read_analyses(runs_folder / "theory" / analysis) if row["analysis"] == analysis]
     if not rows:
-        page.blocks.append(Text([f"{NOT_RUN}: `python scripts/analyze.py analysis={one.theory}`"]))
+        page.blocks.append(Text([f"{NOT_RUN}: `python scripts/analyze.py analysis={analysis}`"]))
         return page, []
-    drawn = png(import_module(f"gsam.report.figures.{one.theory}").draw(rows))
-    page.blocks.append(Picture(f"{page.name}.png", drawn, f"{heading(one)}: {one.title}"))
-    page.blocks += [Text([row["found"]]) for row in rows if row.get("found")]
-    return page, rows
+    figure = import_module(f"gsam.report.figures.{analysis}")
+    page.blocks.append(Picture(f"{page.name}.png", png(figure.draw(rows[-1])), page.title))
+    page.blocks.append(Text([f"Found: {figure.sentence(rows[-1])}"]))
+    return page, [{key: value for key, value in rows[-1].items() if not isinstance(value, (dict, list))}]
 
 
-def _pictures(one: Entry, results: Sequence[tuple[Setting, list[Line]]]) -> list[Picture]:
-    """One per setting: the experiments' own, then the others. [] of a table."""
+def _further_theory(runs_folder: Path) -> list[Page]:
+    """The lemmas and theorems, which are no figures of the paper."""
+    pages = [Page(name, name.replace("_", " ", 1).replace("_", ".").capitalize()) for name in THEORY]
+    return [_theory(page, page.name, runs_folder)[0] for page in pages]
+
+
+def _drawn(one: Entry, results: Sequence[tuple[Setting, list[Line]]]) -> tuple[list[Picture], list[str]]:
+    """A picture and a sentence per setting: the experiments' own, then the others. [] of a table."""
     plain = one.name.rpartition("/")[2]
     if plain not in DRAWN:
-        return []
-    draw = import_module(f"gsam.report.figures.{plain}").draw
+        return [], []
+    figure = import_module(f"gsam.report.figures.{plain}")
     stem = one.name.replace("/", "-")
-    return [
+    pictures = [
         Picture(
             f"{stem}.png" if number == 0 else f"{stem}-{number}.png",
-            png(draw(setting, lines)),
+            png(figure.draw(setting, lines)),
             f"{heading(one)}: {one.title}" + (f" [{setting.what()}]" if setting.departs else ""),
         )
         for number, (setting, lines) in enumerate(results)
     ]
+    return pictures, [figure.sentence(lines) for _, lines in results]
 
 
 def _folder(runs_folder: Path | str) -> Path:

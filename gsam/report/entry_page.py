@@ -23,11 +23,16 @@ METHOD = (
 
 
 def compose(
-    entry: Entry, runs: Sequence[Run], results: Sequence[tuple[Setting, list[Line]]], pictures: Sequence[Picture]
+    entry: Entry,
+    runs: Sequence[Run],
+    results: Sequence[tuple[Setting, list[Line]]],
+    pictures: Sequence[Picture],
+    sentences: Sequence[str],
 ) -> tuple[Page, list[dict]]:
     """The page of an entry with experiments, and its records: one per line and set, for .jsonl and .csv.
 
-    results: the entry's settings with their lines, the experiments' own first · pictures: one per setting, or none.
+    results: the entry's settings with their lines, the experiments' own first · pictures, sentences: what
+    its figure shows, one per setting, or none.
     """
     page = Page(entry.name.replace("/", "-"), f"{heading(entry)}: {entry.title}")
     page.blocks += introduction(entry)
@@ -35,6 +40,7 @@ def compose(
         if setting.departs:
             page.blocks += _departing(setting)
         page.blocks += pictures[number : number + 1]
+        page.blocks += [Text([f"Found: {text}"]) for text in sentences[number : number + 1] if text]
         page.blocks += _measured(lines) if setting.departs else _own(entry, lines)
         page.blocks += _analyses(entry, lines)
         page.blocks += _costs(lines)
@@ -148,7 +154,12 @@ def _measured(lines: Sequence[Line]) -> list:
     """Runs of other settings: their numbers on every set that they have."""
     names = list(dict.fromkeys(name for line in lines for name in line.cells))
     rows = [[_label(line), *(_ours(line.cells[name].ours) for name in names)] for line in lines if line.point.runs]
-    return [Text(["Top-1 in %:"]), Grid(["row", *names], rows)] if names else []
+    head = [f"{name} ({'/'.join(_counts(lines, name))} pictures)" for name in names]
+    return [Text(["Top-1 in %:"]), Grid(["row", *head], rows)] if names else []
+
+
+def _counts(lines: Sequence[Line], name: str) -> list[str]:
+    return sorted({f"{ours.n:,}" for line in lines if (ours := line.cells[name].ours) is not None})
 
 
 def _analyses(entry: Entry, lines: Sequence[Line]) -> list:

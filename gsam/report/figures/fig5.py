@@ -26,3 +26,13 @@ def draw(setting: Setting, table: Sequence[Line]) -> Figure:
     bar_legend(figure, names, paper=printed)
     title(figure, "Methods on Mixer-S/32", setting.what() if setting.departs else "")
     return figure
+
+
+def sentence(table: Sequence[Line]) -> str:
+    """The methods from high to low on the first set; "" if fewer than two ran."""
+    column = next(iter(table[0].cells), None)
+    values = [(value_of(line.cells.get(column)).mean, line.point.row.label) for line in table]
+    found = sorted((pair for pair in values if pair[0] is not None), reverse=True)
+    if len(found) < 2:
+        return ""
+    return f"{column}, from high to low: " + ", ".join(f"{name} {mean:.2f}" for mean, name in found) + "."

@@ -41,3 +41,20 @@ def draw(setting: Setting, table: Sequence[Line]) -> Figure:
 def _value(found: dict[str, Line], group: str, method: str, column: str | None) -> Value:
     line = next((line for label, line in found.items() if label.startswith(f"{group} · {method}")), None)
     return value_of(line.cells.get(column)) if line else Value()
+
+
+def sentence(table: Sequence[Line]) -> str:
+    """In how many groups GSAM is above SAM and SAM above vanilla, on the first set; "" without a complete group."""
+    column = next(iter(table[0].cells), None)
+    groups: dict[tuple, dict[str, float]] = {}
+    for line in table:
+        group, _, method = line.point.row.label.partition(" · ")
+        mean = value_of(line.cells.get(column)).mean
+        if method and mean is not None:
+            groups.setdefault((line.panel, group), {})[method.split(",")[0]] = mean
+    whole = [found for found in groups.values() if found.keys() >= set(METHODS)]
+    if not whole:
+        return ""
+    first = sum(found["GSAM"] > found["SAM"] for found in whole)
+    second = sum(found["SAM"] > found["vanilla"] for found in whole)
+    return f"{column}: GSAM is above SAM in {first}, SAM above vanilla in {second} of the {len(whole)} groups of bars that ran."

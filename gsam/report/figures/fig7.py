@@ -55,3 +55,20 @@ def _singles(axis, names: Sequence[str], values: Sequence[Value]) -> None:
         mine = [name == method or (number == 2 and name not in ("vanilla", "SAM")) for name in names]
         series[method] = [value if own else None for value, own in zip(values, mine, strict=True)]
     bars(axis, names, series, stacked=True)
+
+
+def sentence(table: Sequence[Line]) -> str:
+    """SAM's and GSAM's best over ρ; "" unless both ran."""
+    column = next(iter(table[0].cells), None)
+    best: dict[str, tuple[float, float]] = {}
+    for line in (line for line in table if line.panel == "rho"):
+        mean = value_of(line.cells.get(column)).mean
+        if mean is not None:
+            name = line.point.row.label
+            best[name] = max(best.get(name, (-1.0, 0.0)), (mean, radius(line.point)))
+    if len(best) < 2:
+        return ""
+    return (
+        "; ".join(f"the best ρ of {name} is {rho:g} with {mean:.2f}" for name, (mean, rho) in best.items()).capitalize()
+        + "."
+    )

@@ -21,3 +21,16 @@ def draw(setting: Setting, table: Sequence[Line]) -> Figure:
     line_legend(figure, [line.label for line in table], marked=False)
     title(figure, "Angle between the gradients of f and f_p", setting.what() if setting.departs else "")
     return figure
+
+
+def sentence(table: Sequence[Line]) -> str:
+    """The range of cos θ over the logged steps; "" without telemetry."""
+    values = [
+        row["cos"] for line in table for run in line.point.runs for row in run.train if row.get("cos") is not None
+    ]
+    if not values:
+        return ""
+    share = sum(value > 0.9 for value in values) / len(values)
+    return (
+        f"cos θ is between {min(values):.3f} and {max(values):.3f}, and above 0.9 at {share:.0%} of the logged steps."
+    )

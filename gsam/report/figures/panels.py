@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from ..load import Run
 from ..paper_table import Cell
@@ -118,6 +120,7 @@ def curves(axis: Axes, series: dict[str, Sequence[Run]], key: str) -> None:
         smooth = running_mean(mean := mean_curve(seeds), len(mean) // 20)
         axis.plot(*zip(*smooth, strict=True), color=COLOURS[place], ls=DASHES[place], lw=2)
     axis.set_xlabel("training step")
+    axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     _plain(axis)
     axis.grid(alpha=0.25, lw=0.6)
     if not axis.lines:
@@ -149,7 +152,8 @@ def line_legend(figure: Figure, names: Sequence[str], marked: bool = True) -> No
 
 def title(figure: Figure, text: str, below: str = "") -> None:
     """What the figure shows; below: what sets its runs apart from the paper's."""
-    figure.suptitle(text + (f"\n{below}" if below else ""), fontsize=11, x=0.01, ha="left")
+    lines = textwrap.wrap(below, int(12 * figure.get_figwidth()))
+    figure.suptitle("\n".join([text, *lines]), fontsize=11, x=0.01, ha="left")
 
 
 def _limits(values: Sequence[Value]) -> tuple[float, float]:
