@@ -12,7 +12,8 @@ examples:
   python scripts/catalogue.py table1 fig4         two entries
   python scripts/catalogue.py --no-hours          without measuring the networks on this device
 
-Each row is a file of configs/experiment; its first line is its command. All that a row needs in one command:
+Costs are those of all trainings of a row, with one seed. Each row is a file of configs/experiment and begins with its
+command. All that a row needs in one command:
 python scripts/reproduce.py table1/vit_b32_gsam
 """
 
@@ -42,7 +43,7 @@ def main() -> int:
             for request in requests:
                 console.print(listing(request, known))
             if known is not None:
-                say(f"hours of one row: all its trainings; {known.text}")
+                say(known.text)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

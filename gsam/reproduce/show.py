@@ -29,7 +29,8 @@ def speeds(root: Path, say: Say, hours: bool) -> Iterator[Speeds | None]:
 
 def plan_table(request: Request, tasks: Sequence[Task], say: Say, *, hours: bool) -> Group:
     """Every training with its state and cost, the sum of what is left, and what is done with the runs afterwards."""
-    entry, table = request.entry, Table("training", "state")
+    entry, table = request.entry, Table("training")
+    table.add_column("state", overflow="fold")
     for heading in ("gradient evaluations", "hours"):
         table.add_column(heading, justify="right")
     left, time = 0, 0.0
@@ -63,7 +64,10 @@ def listing(request: Request, known: Speeds | None) -> Group:
     if not entry.rows or entry.settings:
         what = f"analysis={entry.theory}" if entry.theory else "read from the configurations of table1"
         return Group(head, Text(f"  nothing to train: {what}"))
-    table = Table("experiment", "grid", "run")
+    table = Table()
+    table.add_column("experiment", no_wrap=True)
+    table.add_column("grid", overflow="fold")
+    table.add_column("run", no_wrap=True)
     for heading in ("gradient evaluations", "hours"):
         table.add_column(heading, justify="right")
     tasks, runs = plan(request), scan(request.root)
@@ -74,7 +78,9 @@ def listing(request: Request, known: Speeds | None) -> Group:
         first = mine[0].job.row
         departing = others(runs, first)
         done = f"{sum(task.done for task in mine)} of {len(mine)}" + (f", {departing} other" if departing else "")
-        grid = ", ".join(f"{key} {'|'.join(map(str, points))}" for key, points in first.grid().items())
+        grid = ", ".join(
+            f"{key.rsplit('.', 1)[-1]} {'|'.join(map(str, points))}" for key, points in first.grid().items()
+        )
         table.add_row(Text(row), Text(grid), Text(done), millions(count), _hours(took))
     return Group(head, table)
 

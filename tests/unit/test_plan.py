@@ -1,0 +1,126 @@
+"""What reproduce.py plans from run folders that real trainings left."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from gsam.reproduce.cost import evaluations
+from gsam.reproduce.execute import train_command
+from gsam.reproduce.found import scan
+from gsam.reproduce.plan import Request, plan, results, select, unfinished
+from tests.runs import train
+
+MINIATURE = (
+    *("data=fashion_mnist", "data.backend=folder", "data.workers=0", "data.limit_train=40", "data.limit_eval=20"),
+    *("model=small_convnet", "augment=fashion_mnist", "train.loss=softmax", "train.batch_size=20", "train.epochs=2st"),
+    *("schedule.warmup_steps=1", "train.precision=fp32", "optimizer.group_size=10"),
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, fashion_root) -> Path:
+    """table6/decayed in miniature: seed 0 finished, seed 1 stopped at the first of its two steps."""
+    root = tmp_path_factory.mktemp("runs")
+    for seed, more in ((0, []), (1, ["train.max_steps=1", "train.log_every=1st"])):
+        train(*MINIATURE, f"paths.fashion_mnist={fashion_root}", f"run.root={root}", f"train.seed={seed}", *more,
+              experiment="table6/decayed")  # fmt: skip
+    return root
+
+
+def request(root: Path, target: str = "table6/decayed", *extra: str, **options) -> Request:
+    return Request(select(target), extra=(*MINIATURE, *extra), root=root, **options)
+
+
+def test_finished_started_and_missing_runs_are_told_apart(runs):
+    tasks = plan(request(runs, seeds=(0, 1, 2)))
+    assert [(task.done, task.found and task.found.step) for task in tasks] == [(True, 2), (False, 1), (False, None)]
+    assert [task.job.seed for task in unfinished(tasks, failed=set())] == [1, 2]
+    assert [run.folder for run in results(request(runs), tasks)] == [tasks[0].found.folder]
+
+
+def test_settings_that_decide_the_weights_make_it_another_run(runs):
+    assert plan(request(runs, "table6/decayed", "base.lr=0.001"))[0].found is None
+    assert plan(request(runs, "table6/decayed", "train.log_every=3st"))[0].done
+
+
+def test_a_run_of_another_experiment_with_the_same_settings_is_not_this_one(runs):
+    same = ("optimizer=sam", "optimizer.rho=null", "optimizer.rho_max=0.6", "optimizer.rho_min=0.1")
+    assert plan(request(runs, "table1/vit_b32_sam", *same))[0].found is None
+
+
+def test_how_it_was_computed_is_kept_so_that_the_same_folder_continues(runs):
+    (task,) = plan(request(runs, "table6/decayed", "data.backend=ffcv", seeds=(1,)))
+    assert task.found is not None and task.overrides[-1] == "data.backend=folder"
+
+
+def test_vanilla_is_computed_64_images_at_a_time():
+    options = {"root": Path("nowhere"), "gpus": 8}
+    (vanilla,) = plan(Request(select("table1/resnet50_vanilla"), **options))
+    (gsam,) = plan(Request(select("table1/resnet50_gsam"), **options))
+    (given,) = plan(Request(select("table1/resnet50_vanilla"), extra=("train.accumulate=4",), **options))
+    assert vanilla.overrides[-1] == "train.accumulate=8" and given.overrides[-1] == "train.accumulate=4"
+    assert gsam.overrides == ["experiment=table1/resnet50_gsam", "train.seed=0"]
+    command = train_command(gsam.overrides, Request(select("table1"), **options))
+    assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8"]
+    assert command[-1] == "run.root=nowhere"
+
+
+def test_gradient_evaluations_are_those_of_the_recipes_page():
+    """1,281,167 pictures, 300 epochs, 4096 at a time; two passes for GSAM."""
+    names = ("table1/vit_b32_vanilla", "table1/vit_b32_gsam", "table5/vit_b32_vanilla_600", "table3/vit_s16_sam_pets")
+    cost = {name: evaluations(plan(Request(select(name)))[0].config) for name in names}
+    assert cost == {
+        "table1/vit_b32_vanilla": 93_835 * 4096, "table1/vit_b32_gsam": 2 * 93_835 * 4096,
+        "table5/vit_b32_vanilla_600": 187_671 * 4096, "table3/vit_s16_sam_pets": 500 * 512,
+    }  # fmt: skip
+    unknown = OmegaConf.merge(plan(Request(select("table1/vit_b32_gsam")))[0].config, {"data": {"name": "imagefolder"}})
+    assert evaluations(unknown) is None
+
+
+def test_vanilla_at_equal_gradient_evaluations_is_asked_for():
+    def names(target: str) -> list[str]:
+        return [task.overrides[0] for task in plan(Request(select(target), matched_compute=True))]
+
+    assert names("table1/vit_b32_vanilla") == [
+        "experiment=table1/vit_b32_vanilla",
+        "experiment=table5/vit_b32_vanilla_600",
+    ]
+    assert len(names("table5")) == 3  # its 600 epochs are the matched run of its 300
+    with pytest.raises(ValueError, match="--matched-compute sets train.epochs"):
+        plan(Request(select("table1/vit_b32_vanilla"), matched_compute=True, extra=("train.epochs=2",)))
+
+
+def test_fine_tuning_waits_for_weights_then_for_the_choice(tmp_path):
+    target = "table3/vit_s16_gsam_pets"
+    tasks = plan(Request(select(target), root=tmp_path))
+    assert len(tasks) == 5 and all("weights of table1/vit_s16_gsam" in task.waits for task in tasks)
+    (tmp_path / "vit_s16_gsam.safetensors").touch()
+    tasks = plan(Request(select(target), root=tmp_path, weights=tmp_path))
+    assert [task.waits for task in tasks] == [None] * 4 + ["the choice of base.lr on 10% of the training pictures"]
+    assert f"model.init={tmp_path}/vit_s16_gsam.safetensors" in tasks[0].overrides
+
+
+@pytest.mark.parametrize(
+    ("target", "extra", "message"),
+    [
+        ("table7", (), "table7: not in configs/catalogue.yaml; choose one of table1, "),
+        ("table1/vit_b33_gsam", (), "table1 has no row vit_b33_gsam; choose one of vit_b32_gsam"),
+        ("table4/oops", (), "table4 has no row oops; choose one of "),
+        ("fig1/x", (), "fig1 has no row x; choose one of none: it has no rows"),
+        ("fig4", ("optimizer.rho=1",), "optimizer.rho=1: the grid of fig4 decides optimizer.rho"),
+        ("table6", ("train.seed=1",), "train.seed=1: --seeds decides train.seed"),
+        ("table6", ("fast",), "fast: not an override; write key=value"),
+        ("table6/decayed", ("data=nowhere",), "Could not find 'data/nowhere'"),
+    ],
+)
+def test_wrong_requests_are_refused_with_the_way_out(target, extra, message):
+    with pytest.raises(ValueError) as error:
+        plan(Request(select(target), extra=extra))
+    assert message in str(error.value)
+
+
+def test_folders_without_a_started_run_are_passed_over(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.yaml").write_text("train: {seed: 0}\n")
+    assert scan(tmp_path) == []
