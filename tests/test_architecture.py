@@ -38,7 +38,7 @@ ALLOWED = {
         "verify.certificate",
         "analysis.during",
     },
-    "analysis": {"config", "data", "eval", "files", "fill", "losses", "optim", "recipes", "report", "runtime", "train"},
+    "analysis": {"config", "data", "eval", "files", "fill", "losses", "optim", "cli", "report", "runtime", "train"},
     "report": {"files", "identity", "catalogue", "recipes"},
     "recipes": {"cli", "identity"},
     "catalogue": {"recipes", "identity"},

@@ -7,6 +7,8 @@ g = (|g| cos, |g_perp|), g_p = (|g_p|, 0), grad h = g_p - g, and GSAM's g_p - al
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,14 +21,13 @@ from torch import Tensor
 from gsam import data
 from gsam.analysis.theory.function import orthogonal
 from gsam.analysis.theory.record import record
-from gsam.config import Config, load, read_saved
+from gsam.cli import CONFIGS
+from gsam.config import Config, read_saved
 from gsam.data.order import settle
-from gsam.recipes import compose
 from gsam.runtime import Runtime
 from gsam.train import checkpoint
 from gsam.train.stepper import Stepper
 from gsam.train.stream import stream
-from gsam.train.trainer import Trainer
 
 
 @dataclass
@@ -64,7 +65,7 @@ def measure(settings: Settings, folder: Path, name: str, runtime: Runtime) -> di
     """Of the step after checkpoint `name` of the run in `folder`, on its first group of pictures: norms, cos, lr, rho, alpha,
     and f, fp, gap before and after each method's update -lr * direction (`before`, `after`; the radius stays)."""
     if not (folder / "config.yaml").exists():
-        _train(settings, folder, runtime)
+        _train(settings, folder)
     config, state = read_saved(folder / "config.yaml"), checkpoint.read(folder / "checkpoints" / name)
     point = _Point(config, state, runtime)
     rho = point.values.rho if settings.rho is None else settings.rho
@@ -109,17 +110,25 @@ class _Point:
         x, y = self.stepper.augment(*batch, step=self.stepper.step, part=0)
         self.pictures = self.stepper.group_size
         self.grad_fn = self.stepper.grad_fn(0, [(x[: self.pictures], y[: self.pictures])])
-        self.start = torch.nn.utils.parameters_to_vector(self.stepper.params).detach().clone()
+        self.start = torch.cat([p.detach().reshape(-1) for p in self.stepper.params])
 
     def gradient(self, weights: Tensor) -> tuple[float, Tensor]:
         """Loss and gradient (P,), always with the same random numbers and frozen BatchNorm buffers."""
         with torch.no_grad():
-            torch.nn.utils.vector_to_parameters(weights, self.stepper.params)
+            for p, part in zip(
+                self.stepper.params, weights.split([p.numel() for p in self.stepper.params]), strict=True
+            ):
+                p.copy_(part.view(p.shape))
         loss = self.grad_fn(again=True)
-        return loss.item(), torch.cat([p.grad.flatten() for p in self.stepper.params])
+        return loss.item(), torch.cat([p.grad.reshape(-1) for p in self.stepper.params])
 
 
-def _train(settings: Settings, folder: Path, runtime: Runtime) -> None:
-    overrides = ["optimizer=gsam", "optimizer.rho_max=0.2", "optimizer.rho_min=0.05", "optimizer.alpha=0.4",
-                 f"train.max_steps={settings.steps}", "train.eval_every=null", f"run.dir={folder}"]  # fmt: skip
-    Trainer(load(compose(["experiment=quickstart", *overrides])), runtime).fit()
+def _train(settings: Settings, folder: Path) -> None:
+    """In a process of its own, by the command that a user would give. Raises ValueError if it fails; its message is above."""
+    overrides = ["optimizer=gsam", "optimizer.rho_max=0.2", "optimizer.rho_min=0.05", "optimizer.alpha=0.4"]
+    overrides += [f"train.max_steps={settings.steps}", "data.limit_eval=1000", f"run.dir={folder}"]
+    done = subprocess.run([sys.executable, str(CONFIGS.parent / "train.py"), "experiment=quickstart", *overrides])
+    if done.returncode:
+        raise ValueError(
+            f"fig2: the training in {folder} failed (exit code {done.returncode}); or give weights=<run folder>"
+        )

@@ -10,11 +10,11 @@ from .theory_style import METHODS, PURPLE, RED, plain
 
 
 def draw(row: dict) -> Figure:
-    """Left: the vectors in their own plane, to scale. Right: what each method's update does to f, f_p and h."""
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
-    _vectors(left, row)
-    _changes(right, row)
+    """Above: the vectors in their own plane, to scale. Below: what each method's update does to f, f_p and h."""
+    figure = Figure(figsize=(10, 7.2), layout="constrained")
+    above, below = figure.subplots(2, 1, height_ratios=[1.1, 1])
+    _vectors(above, row)
+    _changes(below, row)
     return figure
 
 
@@ -27,11 +27,11 @@ def _vectors(axis: Axes, row: dict) -> None:
     )
     gsam, zero = gp - row["alpha"] * perp, np.zeros(2)
     arrows = (  # from, to, colour, dashes, text, offset of the text in points
-        (zero, gp, METHODS["SAM"], "-", r"$\nabla f_p$ (SAM)", (-6, 14), "right"),
+        (zero, gp, METHODS["SAM"], "-", r"$\nabla f_p$ (SAM)", (10, 2), "left"),
         (zero, g, METHODS["vanilla"], "-", r"$\nabla f$ (vanilla)", (-10, 8), "right"),
         (zero, gsam, METHODS["GSAM"], "-", r"$\nabla f_p - \alpha\nabla f_\perp$ (GSAM)", (-6, -16), "right"),
         (np.array([along, 0.0]), g, RED, "-", r"$\nabla f_\perp$", (-6, -30), "right"),
-        (gp, gsam, PURPLE, "-", r"$-\alpha\nabla f_\perp$", (6, 6), "left"),
+        (gp, gsam, PURPLE, "-", r"$-\alpha\nabla f_\perp$", (8, -8), "left"),
         (g, gp, "0.4", "--", r"$\nabla h = \nabla f_p - \nabla f$", (6, 6), "left"),
     )
     for start, tip, colour, dashes, text, offset, align in arrows:
@@ -70,7 +70,7 @@ def _changes(axis: Axes, row: dict) -> None:
         bars = axis.bar(
             places, changes, 0.25, color=METHODS[method], label=method, hatch=("", "///", "...")[i], edgecolor="white"
         )
-        axis.bar_label(bars, [f"{value:+.3f}" for value in changes], padding=2, fontsize=8)
+        axis.bar_label(bars, [f"{value:+.4f}" for value in changes], padding=2, fontsize=8)
     axis.axhline(0, color="black", lw=1)
     axis.set_xticks(range(3), texts)
     axis.margins(y=0.15)
