@@ -60,7 +60,7 @@ def write_all(
         "settings than the experiments are shown apart and never set against the paper.",
     ]))  # fmt: skip
     rows = [summary(report.entry, report.records) for report in reports]
-    overview.blocks.append(Grid(["entry", "what", "run", "against the paper"], rows))
+    overview.blocks.append(Grid(["entry", "what", "run", "against the paper"], rows, left=4))
     file = _folder(runs_folder) / f"{prefix.replace('/', '-')}report.html"
     write_atomic(file, document(overview, [*(report.page for report in reports), *_further_theory(Path(runs_folder))]))
     return overview, file

@@ -105,6 +105,8 @@ def summary(entry: Entry, records: Sequence[dict]) -> list[str]:
             "read from the configurations",
             f"{sum(r['same'] for r in records)} of {len(records)} as printed",
         ]
+    if entry.theory:
+        return [heading(entry), entry.title, "measured" if records else NOT_RUN, "-"]
     own = [record for record in records if record["departs"] is None]
     lines = {(r["label"], r["panel"]): bool(r["runs"]) for r in own}
     compared = [record["verdict"] for record in own if record["verdict"]]

@@ -18,8 +18,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto
 h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 2.2em; border-top: 1px solid #ccc; padding-top: 1em; }
 table { border-collapse: collapse; margin: 1em 0; font-size: 13px; display: block; overflow-x: auto; }
 th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { border-bottom: 2px solid #888; background: white; }
-td.none { color: #767676; } img { max-width: 100%; } code { background: #f3f3f3; padding: 0 .2em; } nav li { margin: .2em 0; }
+.text { text-align: left; } th { border-bottom: 2px solid #888; background: white; }
+.none { color: #767676; } img { max-width: 100%; } code { background: #f3f3f3; padding: 0 .2em; }
 """
 
 
@@ -33,10 +33,11 @@ class Text:
 
 @dataclass
 class Grid:
-    """A table: header and rows of cells, the first column on the left, numbers on the right."""
+    """A table: header and rows of cells; the first `left` columns are text and on the left, numbers on the right."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    left: int = 1
 
 
 @dataclass
@@ -75,7 +76,7 @@ def markdown(page: Page, header: str = "") -> str:
             case Picture():
                 parts.append(f"![{block.alt}]({block.name})")
             case Grid():
-                rule = ["---", *["---:"] * (len(block.head) - 1)]
+                rule = ["---" if i < block.left else "---:" for i in range(len(block.head))]
                 rows = [[cell.replace("|", "\\|") for cell in row] for row in (block.head, rule, *block.rows)]
                 parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
     return "\n\n".join(parts) + "\n"
@@ -84,12 +85,12 @@ def markdown(page: Page, header: str = "") -> str:
 def document(introduction: Page, pages: Sequence[Page]) -> str:
     """All pages in one HTML file, pictures inside it: nothing is loaded from anywhere."""
     title = _inline(introduction.title)
-    nav = "".join(f'<li><a href="#{page.name}">{_inline(page.title)}</a></li>' for page in pages)
+    nav = " · ".join(f'<a href="#{page.name}">{_inline(page.title.partition(":")[0])}</a>' for page in pages)
     body = "".join(f'<section id="{page.name}"><h2>{_inline(page.title)}</h2>{_body(page)}</section>' for page in pages)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{STYLE}</style></head>\n<body><h1>{title}</h1>{_body(introduction)}"
-        f"<nav><ul>{nav}</ul></nav>{body}</body></html>\n"
+        f"<nav>{nav}</nav>{body}</body></html>\n"
     )
 
 
@@ -106,7 +107,7 @@ def show(page: Page, console: Console) -> None:
             case Grid():
                 out = RichTable()
                 for number, name in enumerate(block.head):
-                    out.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+                    out.add_column(name, justify="left" if number < block.left else "right", overflow="fold")
                 for row in block.rows:
                     out.add_row(*(RichText(cell, style="dim" if NOT_RUN in cell else "") for cell in row))
                 console.print(out)
@@ -125,14 +126,16 @@ def _body(page: Page) -> str:
                 data = base64.b64encode(block.png).decode()
                 parts.append(f'<img alt="{html.escape(block.alt)}" src="data:image/png;base64,{data}">')
             case Grid():
-                head = "".join(f"<th>{_inline(cell)}</th>" for cell in block.head)
-                rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in block.rows)
-                parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>")
+                head = _row(block.head, "th", block.left)
+                rows = "".join(_row(row, "td", block.left) for row in block.rows)
+                parts.append(f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>")
     return "\n".join(parts)
 
 
-def _cell(text: str) -> str:
-    return f"<td{' class=none' * (text == NOT_RUN)}>{_inline(text)}</td>"
+def _row(cells: Sequence[str], tag: str, left: int) -> str:
+    kinds = [" ".join(["text"] * (i < left) + ["none"] * (text == NOT_RUN)) for i, text in enumerate(cells)]
+    inside = [f'<{tag} class="{kind}">{_inline(text)}</{tag}>' for kind, text in zip(kinds, cells, strict=True)]
+    return f"<tr>{''.join(inside)}</tr>"
 
 
 def _inline(text: str) -> str:

@@ -14,7 +14,7 @@ from .panels import bar_legend, bars, title, value_of
 def draw(setting: Setting, table: Sequence[Line]) -> Figure:
     """One bar per line of the table: of a grid its best run."""
     columns = list(table[0].cells) or ["top-1"]
-    figure = Figure(figsize=(5.4 * min(len(columns), 3), 4.4), layout="constrained")
+    figure = Figure(figsize=(max(7.5, 5.4 * min(len(columns), 3)), 4.4), layout="constrained")
     names = [line.point.row.label for line in table]
     for axis, column in zip(figure.subplots(1, min(len(columns), 3), squeeze=False)[0], columns, strict=False):
         values = [value_of(line.cells.get(column)) for line in table]

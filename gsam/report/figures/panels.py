@@ -138,7 +138,8 @@ def bar_legend(figure: Figure, names: Sequence[str], paper: bool, places: Sequen
     places = places or range(len(names))
     handles = [Patch(facecolor=COLOURS[p], hatch=HATCHES[p], edgecolor="white") for p in places]
     handles += [Line2D([], [], color="black", lw=2)] * paper
-    figure.legend(handles, [*names, *[PAPER] * paper], loc="outside lower center", ncols=7, frameon=False)
+    names = [*names, *[PAPER] * paper]
+    figure.legend(handles, names, loc="outside lower center", ncols=_columns(figure, names), frameon=False)
 
 
 def line_legend(figure: Figure, names: Sequence[str], marked: bool = True) -> None:
@@ -147,7 +148,12 @@ def line_legend(figure: Figure, names: Sequence[str], marked: bool = True) -> No
         Line2D([], [], color=COLOURS[i], ls=DASHES[i], marker=MARKERS[i] if marked else None, lw=1.8, ms=5)
         for i in range(len(names))
     ]
-    figure.legend(handles, names, loc="outside lower center", ncols=7, frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=_columns(figure, names), frameon=False)
+
+
+def _columns(figure: Figure, names: Sequence[str]) -> int:
+    """Of a legend that fits the figure: a letter is about 0.09 inches wide, a handle 0.7."""
+    return max(1, int(figure.get_figwidth() / (0.7 + 0.09 * max(map(len, names)))))
 
 
 def title(figure: Figure, text: str, below: str = "") -> None:
