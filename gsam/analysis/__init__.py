@@ -19,6 +19,8 @@ class Analysis(NamedTuple):
 ANALYSES = {
     "hessian": Analysis("gsam.analysis.hessian"),
     "sharpness": Analysis("gsam.analysis.sharpness"),
+    "landscape": Analysis("gsam.analysis.landscape"),
+    "between": Analysis("gsam.analysis.between"),
     "fig1": Analysis("gsam.analysis.theory.fig1", needs_weights=False),
     "fig2": Analysis("gsam.analysis.theory.fig2", needs_weights=False),
     "fig3": Analysis("gsam.analysis.theory.fig3", needs_weights=False),
