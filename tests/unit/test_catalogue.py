@@ -71,6 +71,13 @@ def test_files_begin_with_their_command(name):
         assert command == f"# torchrun --nproc-per-node=8 train.py experiment={name}"
 
 
+def test_the_page_counts_the_trainings():
+    page = (ROOT / "docs" / "catalogue.md").read_text()
+    for name, one in ENTRIES.items():
+        count = len(jobs(one)) + sum(len(choosing(each)) for each in one.rows if each.holdout)
+        assert f"| `{name}` | {one.title} | {count or 'none'}" in page
+
+
 # ---- the paper's numbers against each other: two tables that print one number print the same one --------------------
 
 
