@@ -13,6 +13,8 @@ X = {"landscape": "random direction 1 (filter lengths)", "between": "from the ch
 Y = {"landscape": "random direction 2 (filter lengths)", "between": "random direction (filter lengths)"}
 MANY = 4.0  # ratio of highest to lowest loss from which colours and heights are logarithmic
 
+LABEL = {False: "loss (nats)", True: "loss (nats), logarithmic"}
+
 
 def pictures(row: dict) -> dict[str, Figure]:
     """Name of the picture -> figure: `<analysis>_1d`, or `<analysis>_contour` and `<analysis>_surface`."""
@@ -45,7 +47,7 @@ def _lines(row: dict) -> Figure:
     ):
         values = np.array(line, dtype=float)
         axis.plot(at, values, color=colour, ls=style, lw=2, marker="o", ms=3.5, label=label)
-    if _wide(np.array(row["losses"], dtype=float)):
+    if _wide(row):
         axis.set_yscale("log")
     _mark(axis, row)
     axis.legend(frameon=False)
@@ -58,9 +60,9 @@ def _contour(row: dict) -> Figure:
     axis = figure.subplots()
     heights, text = _heights(row)
     filled = axis.contourf(row["x"], row["y"], heights, levels=24, cmap="cividis")
-    lines = axis.contour(row["x"], row["y"], heights, levels=12, colors="white", linewidths=0.6)
+    lines = axis.contour(row["x"], row["y"], heights, levels=12, colors="white", linewidths=0.6, linestyles="solid")
     axis.clabel(lines, fontsize=7.5, fmt=text)
-    bar = figure.colorbar(filled, ax=axis, label="loss (nats)", format=FuncFormatter(lambda value, _: text(value)))
+    bar = figure.colorbar(filled, ax=axis, label=LABEL[_wide(row)], format=FuncFormatter(lambda value, _: text(value)))
     bar.locator = MaxNLocator(7)
     bar.update_ticks()
     _mark(axis, row)
@@ -71,18 +73,18 @@ def _contour(row: dict) -> Figure:
 
 def _surface(row: dict) -> Figure:
     figure = Figure(figsize=(7.4, 5.6))
-    axis = figure.add_axes((0.02, 0.04, 0.9, 0.9), projection="3d")
+    axis = figure.add_axes((0.04, 0.05, 0.86, 0.88), projection="3d")
     heights, text = _heights(row)
     x, y = np.meshgrid(row["x"], row["y"])
     axis.plot_surface(x, y, heights, cmap="cividis", rstride=1, cstride=1, lw=0.2, edgecolor=(0, 0, 0, 0.25))
     axis.zaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axis.view_init(elev=32, azim=-58)
-    axis.set_box_aspect((1, 1, 0.75), zoom=1.05)
+    axis.set_box_aspect((1, 1, 0.75), zoom=0.92)
     axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.yaxis.set_major_locator(MaxNLocator(4))
     axis.set_xlabel(X[row["analysis"]], labelpad=6)
     axis.set_ylabel(Y[row["analysis"]], labelpad=6)
-    axis.set_zlabel("loss (nats)", labelpad=8)
+    axis.set_zlabel(LABEL[_wide(row)], labelpad=8)
     figure.text(0.03, 0.98, _title(row), va="top", fontsize=10.5, fontweight="bold")
     return figure
 
@@ -90,12 +92,13 @@ def _surface(row: dict) -> Figure:
 def _heights(row: dict) -> tuple[np.ndarray, object]:
     """Losses (y, x), or their logarithm where they span much, and how to write a height as a loss. Not finite: masked."""
     losses = np.array(row["losses"], dtype=float)
-    if _wide(losses):
+    if _wide(row):
         return np.ma.masked_invalid(np.log10(losses)), lambda value: f"{10**value:.3g}"
     return np.ma.masked_invalid(losses), lambda value: f"{value:.3g}"
 
 
-def _wide(losses: np.ndarray) -> bool:
+def _wide(row: dict) -> bool:
+    losses = np.array(row["losses"], dtype=float)
     return bool(np.nanmin(losses) > 0 and np.nanmax(losses) > MANY * np.nanmin(losses))
 
 
