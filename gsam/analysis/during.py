@@ -71,6 +71,8 @@ class Measuring:
                         f"step {step}: no memory for {job.__name__[1:]}; choose a smaller train.batch_size or accumulate"
                     )
                     return
+                finally:
+                    self.objective.release()
                 if row:
                     write(where | row | {"wall_s": round(time.monotonic() - began, 3)})
                     note(f"step {step}: {_text(row)}")

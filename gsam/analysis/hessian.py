@@ -68,6 +68,7 @@ def run(settings: Settings, task: Task) -> list[Row]:
             state.flush()
             raise
         finally:
+            task.objective.release()
             progress.close()
     return [task.rows.add("hessian", key, numbers)]
 

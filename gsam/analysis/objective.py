@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from enum import Enum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,31 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Every call gives the same micro-batches: normalised images (B, 3, H, W) and labels (B,), on the model's device."""
 
 
+KEEP_BYTES = 1 << 31
+UNKNOWN = float("inf")
+
+
 class BatchNorm(Enum):
     """eval: normalise with the running statistics · batch: with those of each micro-batch, as in training."""
 
     eval = "eval"
     batch = "batch"
+
+
+class Graph(NamedTuple):
+    """The gradient of one micro-batch, differentiable; size: bytes that it keeps alive, UNKNOWN where not measured."""
+
+    leaves: list[Tensor]
+    first: Sequence[Tensor]
+    size: float
+
+    def times(self, directions: list[Tensor], *, again: bool) -> Sequence[Tensor]:
+        """Its Hessian times a vector in parts. again: it will be asked once more."""
+        used = [(g, d) for g, d in zip(self.first, directions, strict=True) if g.requires_grad]
+        if not used:  # f is linear in w
+            return [torch.zeros_like(w) for w in self.leaves]
+        gradients, chosen = zip(*used, strict=True)
+        return torch.autograd.grad(gradients, self.leaves, chosen, retain_graph=again, materialize_grads=True)
 
 
 class Objective:
@@ -31,11 +52,15 @@ class Objective:
     model: on its device, in the precision to compute in (float32 or float64); neither its weights nor its buffers are
     changed. Vectors are flat, (P,), in the order of `named_parameters()` over those that require a gradient; `weights`
     is the model's own. With BatchNorm.batch the micro-batches are part of f. Attention takes torch's plain ("math")
-    kernel: the fused ones have no second derivative. TF32 is off.
+    kernel: the fused ones have no second derivative. TF32 is off. keep_bytes: see `hvp`.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, batches: Batches, batchnorm: BatchNorm = BatchNorm.eval):
+    def __init__(
+        self, model: nn.Module, loss: Loss, batches: Batches, batchnorm: BatchNorm = BatchNorm.eval,
+        keep_bytes: int = KEEP_BYTES,
+    ):  # fmt: skip
         self.model, self.batches, self.batchnorm, self._loss = model, batches, batchnorm, loss
+        self.keep_bytes = keep_bytes
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.names, self.shapes = list(self._named), [p.shape for p in self._named.values()]
         self.refresh()
@@ -43,6 +68,12 @@ class Objective:
     def refresh(self) -> None:
         """Take over the model's weights of now, e.g. after a step of training."""
         self.weights = _flat(p.detach() for p in self._named.values())
+        self.release()
+
+    def release(self) -> None:
+        """Free the gradient's graphs that `hvp` keeps."""
+        self._kept: list[Graph] = []
+        self._room = self.keep_bytes
 
     def parts(self, vector: Tensor) -> list[Tensor]:
         """The vector (P,) as one view per parameter tensor."""
@@ -69,22 +100,38 @@ class Objective:
         return value.result().item(), gradient.result()
 
     def hvp(self, vector: Tensor, weights: Tensor | None = None) -> Tensor:
-        """The Hessian of f at w times the vector, (P,): the gradient of <gradient, vector> (Pearlmutter 1994)."""
-        product, leaves, directions = _Mean(), self._leaves(weights), self.parts(vector)
+        """The Hessian of f at w times the vector, (P,): the gradient of <gradient, vector> (Pearlmutter 1994).
+
+        At the model's own weights the graphs of the gradients of the first micro-batches stay, as many as fit into
+        `keep_bytes`, so that the next product needs a third less.
+        """
+        product, directions, own = _Mean(), self.parts(vector), weights is None
         with self._ready():
-            for x, y in self.batches():
-                f = self._value(leaves, x, y)
-                first = torch.autograd.grad(f, leaves, create_graph=True, materialize_grads=True)
-                product.add(_flat(self._second(first, leaves, directions)), len(y))
+            for i, (x, y) in enumerate(self.batches()):
+                if own and i < len(self._kept):
+                    graph, keep = self._kept[i], True
+                else:
+                    graph = self._graph(x, y, weights, measured=own and self._room > 0)
+                    keep = own and graph.size <= self._room
+                    if own:
+                        self._room = self._room - graph.size if keep else 0
+                    self._kept += [graph] * keep
+                product.add(_flat(graph.times(directions, again=keep)), len(y))
         return product.result()
 
-    @staticmethod
-    def _second(first: Sequence[Tensor], leaves: list[Tensor], directions: list[Tensor]) -> Sequence[Tensor]:
-        used = [(g, d) for g, d in zip(first, directions, strict=True) if g.requires_grad]
-        if not used:  # f is linear in w
-            return [torch.zeros_like(w) for w in leaves]
-        gradients, directions = zip(*used, strict=True)
-        return torch.autograd.grad(gradients, leaves, directions, materialize_grads=True)
+    def _graph(self, x: Tensor, y: Tensor, weights: Tensor | None, *, measured: bool) -> Graph:
+        leaves, sizes = self._leaves(weights), {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor) if measured else nullcontext()
+        with hooks:
+            f = self._value(leaves, x, y)
+            first = torch.autograd.grad(f, leaves, create_graph=True, materialize_grads=True)
+        return Graph(leaves, first, sum(sizes.values()) if measured else UNKNOWN)
 
     def _at(self, weights: Tensor | None) -> Tensor:
         return self.weights if weights is None else weights.detach()

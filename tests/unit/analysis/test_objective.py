@@ -21,6 +21,27 @@ def test_the_network_is_as_it_was(fashion_root):
     assert all(p.grad is None for p in model.parameters()) and torch.equal(torch.get_rng_state(), drawn)
 
 
+def test_products_do_not_depend_on_what_is_kept(fashion_root):
+    """All graphs, the first one alone, none; after new weights none of the old ones."""
+    one = case("convnet", fashion_root)
+    f, vector = one.objective, torch.ones_like(one.objective.weights)
+    first = f.hvp(vector)
+    assert len(f._kept) == 3
+    size = f._kept[0].size
+    few = Objective(f.model, f._loss, f.batches, keep_bytes=int(1.5 * size))
+    none = Objective(f.model, f._loss, f.batches, keep_bytes=0)
+    for other in (f, few, few, none):
+        other.hvp(vector, f.weights + 1)
+        assert torch.equal(other.hvp(vector), first)
+    assert len(few._kept) == 1 and not none._kept
+    moved = f.hvp(vector, f.weights * 1.1)
+    with torch.no_grad():
+        for p in f.model.parameters():
+            p.mul_(1.1)
+    f.refresh()
+    assert torch.allclose(f.hvp(vector), moved, rtol=1e-12) and not torch.allclose(moved, first, rtol=1e-3)
+
+
 def test_batch_statistics_are_those_of_training(fashion_root):
     x, y = pictures(fashion_root, 20, 14)
     model, loss = convnet(), build_loss(LossKind.softmax, 0.1, CLASSES)
