@@ -110,11 +110,6 @@ def entry(name: str) -> Entry:
     return Entry(**{**_shallow(found), "name": name, "rows": tuple(Row(**row) for row in rows)})
 
 
-def experiments() -> list[str]:
-    """Every experiment of the catalogue once, in its order."""
-    return list(dict.fromkeys(row.experiment for each in entries().values() for row in each.rows))
-
-
 def paper(name: str) -> dict[str, Any]:
     """The entry's part of configs/paper.yaml: source, columns, rows (lists in the order of columns), says; {} without one."""
     document = yaml.safe_load((CONFIGS / "paper.yaml").read_text(encoding="utf-8"))
@@ -158,7 +153,8 @@ def matched(entry: Entry, row: Row) -> tuple[str, tuple[str, ...]] | None:
     if twice <= float(str(plain["train.epochs"]).removesuffix("ep")):
         return None
     epochs = f"{twice:g}ep"
-    for other in experiments():
+    trained = [each.experiment for one in entries().values() for each in one.rows if not each.weights]
+    for other in dict.fromkeys(trained):
         if "vanilla" in other and not differing(plain | {"train.epochs": epochs}, expected(other)):
             return other, ()
     return row.experiment, (f"train.epochs={epochs}",)

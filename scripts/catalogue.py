@@ -12,6 +12,7 @@ examples:
   python scripts/catalogue.py table1 fig4         two entries
   python scripts/catalogue.py --no-hours          without measuring the networks on this device
 
+run: finished trainings; other: runs of the experiment with other settings, e.g. miniatures.
 Costs are those of all trainings of a row, with one seed. Each row is a file of configs/experiment and begins with its
 command. All that a row needs in one command:
 python scripts/reproduce.py table1/vit_b32_gsam
