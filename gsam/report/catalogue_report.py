@@ -110,11 +110,9 @@ def _further_theory(runs_folder: Path) -> list[Page]:
 
 
 def _drawn(one: Entry, results: Sequence[tuple[Setting, list[Line]]]) -> tuple[list[Picture], list[str]]:
-    """A picture and a sentence per setting: the experiments' own, then the others. [] of a table."""
+    """A picture and a sentence per setting: the experiments' own, then the others."""
     plain = one.name.rpartition("/")[2]
-    if plain not in DRAWN:
-        return [], []
-    figure = import_module(f"gsam.report.figures.{plain}")
+    figure = import_module(f"gsam.report.figures.{plain if plain in DRAWN else 'rows'}")
     stem = one.name.replace("/", "-")
     pictures = [
         Picture(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from statistics import fmean
 
 from gsam.catalogue import Entry, expected, paper
 from gsam.recipes import same
@@ -138,7 +139,7 @@ def _own(entry: Entry, lines: Sequence[Line]) -> list:
         [_label(line), *(f"{_number(cell.paper)} → {_ours(cell.ours)}" for cell in line.cells.values())]
         for line in lines
     ]
-    blocks = [Text(["Top-1 in %, the paper's → ours:"]), Grid(["row", *entry.columns], rows)]
+    blocks = [Text(["Top-1 in %, the paper's → ours:"]), Grid(["row", *entry.columns], rows + _means(entry, lines))]
     compared = [
         [_label(line), name, _number(cell.paper), _ours(cell.ours), str(cell.ours.seeds), f"{cell.difference:+.2f}",
          f"{cell.tolerance:.2f}", cell.verdict]
@@ -150,6 +151,16 @@ def _own(entry: Entry, lines: Sequence[Line]) -> list:
     if any(cell.partial for line in lines for cell in line.cells.values()):
         blocks.append(Text(["Some were evaluated on a part of a set and are not compared: evaluate the whole set."]))
     return blocks
+
+
+def _means(entry: Entry, lines: Sequence[Line]) -> list[list[str]]:
+    """Of several rows, where the paper prints them (Table 3: over the four data sets); ours needs all of them."""
+    rows, name = [], next(iter(entry.columns))
+    for key, value in paper(entry.name).get("means", {}).items():
+        ours = [line.cells[name].ours for line in lines if str(line.point.row.paper).startswith(f"{key}_")]
+        mean = NOT_RUN if None in ours else f"{100 * fmean(one.top1 for one in ours):.2f}"
+        rows.append([f"mean of {len(ours)}: {key}", f"{value:.1f} → {mean}"])
+    return rows
 
 
 def _measured(lines: Sequence[Line]) -> list:

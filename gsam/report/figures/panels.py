@@ -139,7 +139,7 @@ def bar_legend(figure: Figure, names: Sequence[str], paper: bool, places: Sequen
     handles = [Patch(facecolor=COLOURS[p], hatch=HATCHES[p], edgecolor="white") for p in places]
     handles += [Line2D([], [], color="black", lw=2)] * paper
     names = [*names, *[PAPER] * paper]
-    figure.legend(handles, names, loc="outside lower center", ncols=_columns(figure, names), frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=columns_of_legend(figure, names), frameon=False)
 
 
 def line_legend(figure: Figure, names: Sequence[str], marked: bool = True) -> None:
@@ -148,10 +148,10 @@ def line_legend(figure: Figure, names: Sequence[str], marked: bool = True) -> No
         Line2D([], [], color=COLOURS[i], ls=DASHES[i], marker=MARKERS[i] if marked else None, lw=1.8, ms=5)
         for i in range(len(names))
     ]
-    figure.legend(handles, names, loc="outside lower center", ncols=_columns(figure, names), frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=columns_of_legend(figure, names), frameon=False)
 
 
-def _columns(figure: Figure, names: Sequence[str]) -> int:
+def columns_of_legend(figure: Figure, names: Sequence[str]) -> int:
     """Of a legend that fits the figure: a letter is about 0.09 inches wide, a handle 0.7."""
     return max(1, int(figure.get_figwidth() / (0.7 + 0.09 * max(map(len, names)))))
 

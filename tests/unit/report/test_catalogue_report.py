@@ -14,6 +14,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from gsam.analysis.settings import load_analysis
+from gsam.analysis.task import run as analyze
 from gsam.catalogue import entries, entry, expected
 from gsam.report import catalogue_report
 from gsam.report.figures import fig4, fig6, fig9
@@ -21,10 +23,10 @@ from gsam.report.load import read_run
 from gsam.report.matching import find_runs, settings
 from gsam.report.paper_table import equal_cost, table
 from gsam.report.scores import mean, scores
-from tests.record_catalogue import unpack
+from gsam.runtime import Runtime
+from tests.record_catalogue import composed, unpack
 
 ROOT = Path(__file__).parents[3]
-FIGURES = [f"fig{i}" for i in range(4, 10)]
 TRAINED = [name for name, one in entries().items() if not (one.theory or one.settings)]
 
 
@@ -83,7 +85,7 @@ def test_everything_is_written(recorded):
             assert rows and {row["entry"] for row in rows} == {name}
             with open(folder / f"{name}.csv", newline="") as file:
                 assert len(list(csv.DictReader(file))) == len(rows)
-    for name in FIGURES:
+    for name in TRAINED:
         for picture in (
             f"{name}.png",
             f"{name}-1.png",
@@ -98,7 +100,7 @@ def test_the_html_needs_nothing_else(recorded):
     assert [text.count(f'<section id="{name}">') for name in entries()] == [1] * len(entries())
     assert set(re.findall(r'href="(.)', text)) == {"#"}
     sources = re.findall(r'src="([^"]{22})', text)
-    assert len(sources) == 2 * len(FIGURES) and set(sources) == {"data:image/png;base64,"}
+    assert len(sources) == 2 * len(TRAINED) and set(sources) == {"data:image/png;base64,"}
     assert not re.findall(r"<(?:link|script|iframe)", text)
 
 
@@ -231,6 +233,7 @@ def test_table_4_is_read_from_the_configurations(recorded):
 
 
 def test_confounds_are_said(recorded):
+    assert "| mean of 4: vit_b16_gsam | 93.5 → not run |" in (recorded / "report" / "table3.md").read_text()
     page = (recorded / "report" / "table1.md").read_text()
     assert all(words in page for words in ("copied from Chen", "75.8", "all 1000 classes", "4 to 5 points above"))
     assert "its Table 1 has 73.6 from another paper" in (recorded / "report" / "table6.md").read_text()
@@ -242,6 +245,17 @@ def test_lines_of_equal_cost_are_found(recorded):
     assert [(spent, names) for spent, names in equal_cost(costs) if len(names) > 1] == [
         (2000, ["vanilla, 600 epochs", "GSAM, 300 epochs"])
     ]
+
+
+def test_theory_is_drawn_from_its_rows(tmp_path):
+    (tmp_path / "runs").mkdir()
+    report = catalogue_report.write("fig1", tmp_path / "runs")
+    assert "not run: `python scripts/analyze.py analysis=fig1`" in (tmp_path / "runs/report/fig1.md").read_text()
+    with Runtime.start() as runtime:
+        analyze(load_analysis(composed("analyze", "analysis=fig1", f"out={tmp_path}/runs/theory/fig1")), runtime)
+    report = catalogue_report.write("fig1", tmp_path / "runs")
+    assert [path.suffix for path in report.files] == [".md", ".jsonl", ".csv", ".png"]
+    assert "Found: At ρ = 0.5" in (tmp_path / "runs/report/fig1.md").read_text()
 
 
 def test_wrong_input_is_refused(recorded, tmp_path):
