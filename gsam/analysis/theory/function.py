@@ -29,12 +29,14 @@ class Function:
 
     def hvp(self, vector: Tensor, weights: Tensor | None = None) -> Tensor:
         """The Hessian at w times the vector, (k,)."""
-        at = self.weights if weights is None else weights
-        return torch.func.jvp(torch.func.grad(self.f), (at,), (vector,))[1]
+        at = (self.weights if weights is None else weights).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.f(at), at, create_graph=True)
+        return torch.autograd.grad(gradient, at, vector)[0]
 
     def hessian(self, weights: Tensor | None = None) -> Tensor:
         """The dense Hessian at w, (k, k)."""
-        return torch.func.hessian(self.f)(self.weights if weights is None else weights)
+        # Reverse mode twice: torch.func.hessian's forward mode warns of a deprecation inside torch.
+        return torch.func.jacrev(torch.func.grad(self.f))(self.weights if weights is None else weights)
 
 
 def sigma_max(hessian: Tensor) -> float:

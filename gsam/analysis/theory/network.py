@@ -93,7 +93,10 @@ def converge(f: Function, newton: int = 30) -> Tensor:
     w = _lbfgs(f, 5000)
     norm = f.gradient(w)[1].norm()
     for _ in range(newton):
-        new = w - torch.linalg.solve(f.hessian(w), f.gradient(w)[1])
+        step, singular = torch.linalg.solve_ex(f.hessian(w), f.gradient(w)[1])
+        if singular:
+            break
+        new = w - step
         if not (new_norm := f.gradient(new)[1].norm()) < norm:
             break
         w, norm = new, new_norm
