@@ -1,5 +1,6 @@
 """Every file in configs/ is used: it composes, loads, and no setting is dead."""
 
+import importlib
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -7,13 +8,15 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from gsam.config import EvalConfig, load, load_evaluation
+from gsam.analysis import ANALYSES
+from gsam.analysis.settings import AnalyzeConfig, load_analysis
+from gsam.config import EvalConfig, as_dict, load, load_evaluation
 from gsam.data import AugmentConfig, DataConfig
 from gsam.eval import EvalSet
 from gsam.models import ModelConfig
 from gsam.optim import BASES, ESTIMATORS, ScheduleConfig
 from gsam.optim.base import OtherConfig
-from gsam.train.settings import EmaConfig, RunConfig, TrainConfig, WandbConfig
+from gsam.train.settings import AnalysisConfig, EmaConfig, RunConfig, TrainConfig, WandbConfig
 from tests.runs import rows, train
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +56,16 @@ def test_every_eval_set_composes_and_loads(_, name, fashion_root):
     assert len(sets) > 10 if name == "all" else list(sets) == [name]
 
 
+@pytest.mark.parametrize(("_", "name"), files("analysis"), ids="=".join)
+def test_every_analysis_composes_and_loads_with_its_own_defaults(_, name):
+    given = {"other": "elsewhere"} if name == "between" else {}
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        settings = [f"{name}.{key}={value}" for key, value in given.items()]
+        config = load_analysis(compose("analyze", ["weights=somewhere", f"analysis=[{name}]", *settings]))
+    assert list(config.analyses) == [name]
+    assert as_dict(config.analyses[name]) == as_dict(type(config.analyses[name])(**given))
+
+
 @pytest.mark.parametrize("name", ["limit", "overfit", "profile"])
 def test_every_debug_mode_does_what_it_says(name, fashion_root, tmp_path):
     small = ["base.lr=0.03"] if name == "overfit" else ["data.limit_train=1000", "train.batch_size=50"]
@@ -73,7 +86,17 @@ def test_no_setting_is_dead():
     """Every field of every schema is read somewhere in the package, as an attribute or by its name."""
     source = "\n".join(path.read_text() for path in (ROOT / "gsam").rglob("*.py"))
     schemas = [TrainConfig, EmaConfig, RunConfig, WandbConfig, ScheduleConfig, ModelConfig, DataConfig, AugmentConfig]
-    for schema in (*schemas, EvalSet, EvalConfig, OtherConfig, *ESTIMATORS.values(), *BASES.values()):
+    schemas += [importlib.import_module(analysis.module).Settings for analysis in ANALYSES.values()]
+    for schema in (
+        *schemas,
+        AnalysisConfig,
+        AnalyzeConfig,
+        EvalSet,
+        EvalConfig,
+        OtherConfig,
+        *ESTIMATORS.values(),
+        *BASES.values(),
+    ):
         for f in fields(schema):
             used = rf"\.{f.name}\b(?!\s*=[^=])|[\"']{f.name}[\"']"
             assert f.name == "paths" or re.search(used, source), f"{schema.__name__}.{f.name} is read nowhere"

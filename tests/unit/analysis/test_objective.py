@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from gsam.analysis.eigen import random_vector
 from gsam.analysis.objective import BatchNorm, Objective
 from gsam.losses import LossKind, build_loss
+from gsam.models import ModelConfig, build_model
 from tests.unit.analysis.nets import CLASSES, attention, case, convnet, pictures
 
 
@@ -75,3 +77,15 @@ def test_gradient_checkpointing_and_frozen_layers(fashion_root):
     assert "patch_embed.proj.weight" not in f.names and "head.weight" in f.names
     moved = f.weights + 0.1  # not the model's own: what is recomputed must see these
     assert torch.equal(f.hvp(moved, moved), g.hvp(moved, moved)) and stored.grad_checkpointing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit_small_patch32_224", "mixer_s32_224", "resnet50"])
+def test_the_networks_of_the_paper(name, fashion_root):
+    """At their real size, in single precision: <u, H v> = <v, H u>, of a matrix that is not zero."""
+    x, y = pictures(fashion_root, 2, 224)
+    model = build_model(ModelConfig(name=name), num_classes=CLASSES, image_size=224, seed=0)
+    f = Objective(model, build_loss(LossKind.softmax, 0.0, CLASSES), lambda: [(x, y)])
+    u, v = f.gradient()[1], random_vector(f.weights, 0)
+    left, right = (u.double() @ f.hvp(v).double()).item(), (v.double() @ f.hvp(u).double()).item()
+    assert left == pytest.approx(right, rel=1e-2) and f.hvp(u).norm() > 1e-3 * u.norm()
