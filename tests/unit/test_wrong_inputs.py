@@ -27,7 +27,7 @@ TYPOS = {
     "run.dri=x": "run.dri: unknown key; did you mean run.dir?",
     "wandb.modes=offline": "wandb.modes: unknown key; did you mean wandb.mode?",
     "paths.imagnet=/data": "paths.imagnet: unknown key; did you mean paths.imagenet?",
-    "+nothing.like.it=1": "nothing: unknown key; known: augment, base",
+    "+nothing.like.it=1": "nothing: unknown key; known: analysis, augment, base",
 }
 TYPES = {
     "train.batch_size=many": "train.batch_size=many: Value 'many' of type 'str' could not be converted to Integer",
