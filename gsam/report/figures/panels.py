@@ -100,6 +100,8 @@ def lines(axis: Axes, x: Sequence[float], series: dict[str, Sequence[Value]]) ->
             axis.plot(
                 *zip(*papers, strict=True), color=COLOURS[place], marker=MARKERS[place], mfc="none", ms=8, ls="none"
             )
+    margin = 0.06 * (max(x) - min(x)) or 1.0
+    axis.set_xlim(min(x) - margin, max(x) + margin)  # also where there is no line
     axis.set_xticks(x)
     _plain(axis)
     axis.grid(alpha=0.25, lw=0.6)
@@ -158,7 +160,7 @@ def columns_of_legend(figure: Figure, names: Sequence[str]) -> int:
 
 def title(figure: Figure, text: str, below: str = "") -> None:
     """What the figure shows; below: what sets its runs apart from the paper's."""
-    lines = textwrap.wrap(below, int(12 * figure.get_figwidth()))
+    lines = textwrap.wrap(below, int(11 * figure.get_figwidth()))
     figure.suptitle("\n".join([text, *lines]), fontsize=11, x=0.01, ha="left")
 
 

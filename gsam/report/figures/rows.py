@@ -31,6 +31,7 @@ def draw(setting: Setting, table: Sequence[Line]) -> Figure:
                 at = place(line.label)
                 style = {"color": COLOURS[at], "marker": MARKERS[at], "ms": 5}
                 axis.errorbar(value.mean, y, xerr=value.spread, capsize=2.5, **style)
+        axis.margins(x=0.1)
         axis.set_xlabel("top-1 (%)")
         axis.set_title(column, loc="left", fontsize=10, fontweight="bold")
         axis.grid(axis="x", alpha=0.3, lw=0.6)
