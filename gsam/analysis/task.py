@@ -74,7 +74,8 @@ def text(row: Row) -> str:
              "model", "step", "seed", "grad_evals", "num_classes", "wall_s"}  # fmt: skip
     numbers = {k: v for k, v in row.items() if k not in known and isinstance(v, (int, float, list))}
     shown = [f"{k} {_short(v)}" for k, v in numbers.items() if not k.endswith("_std")]
-    return f"{row['analysis']}: {' · '.join(shown)}"
+    name = " ".join(row[key] for key in ("analysis", "ascent", "perturb") if key in row)
+    return f"{name}: {' · '.join(shown)}"
 
 
 def _short(value: Any) -> str:
