@@ -6,6 +6,7 @@ g = (|g| cos, |g_perp|), g_p = (|g_p|, 0), grad h = g_p - g, and GSAM's g_p - al
 
 from __future__ import annotations
 
+import hashlib
 import math
 import subprocess
 import sys
@@ -55,10 +56,10 @@ def run(settings: Settings, task: Any) -> list[dict]:
         raise ValueError(
             f"weights={folder}: fig2 needs a run's folder (it has config.yaml), for its data and its optimizer"
         )
-    return record(
-        "fig2", settings, task, lambda s: measure(s, folder, task.config.checkpoint, task.runtime),
-        about={"run": task.config.weights},
-    )  # fmt: skip
+    file = folder / "checkpoints" / task.config.checkpoint
+    # The row is of these weights: a run that has gone on since has other ones under the same name.
+    about = {"run": task.config.weights, "weights_hash": task.config.weights and _digest(file)}
+    return record("fig2", settings, task, lambda s: measure(s, folder, task.config.checkpoint, task.runtime), about)
 
 
 def measure(settings: Settings, folder: Path, name: str, runtime: Runtime) -> dict[str, Any]:
@@ -84,12 +85,19 @@ def measure(settings: Settings, folder: Path, name: str, runtime: Runtime) -> di
         fp = point.gradient(moved + rho * g / g.norm())[0]
         after[method] = {"f": f, "fp": fp, "gap": fp - f}
     return {
-        "step": state["step"], "optimizer": config.optimizer.name, "model": config.model.name, "data": config.data.name,
+        "at_step": state["step"], "optimizer": config.optimizer.name, "network": config.model.name, "data": config.data.name,
         "m": point.pictures, "parameters": len(gradient), "lr": lr, "rho": rho, "alpha": alpha,
         "grad_norm": gradient.norm().item(), "sharp_norm": sharp.norm().item(), "perp_norm": perp.norm().item(),
         "cos": (gradient @ sharp / (gradient.norm() * sharp.norm())).item(),
         "before": {"f": loss, "fp": sharp_loss, "gap": sharp_loss - loss}, "after": after,
     }  # fmt: skip
+
+
+def _digest(file: Path) -> str:
+    """8 hex digits of a checkpoint's bytes. Raises ValueError if it is not there."""
+    if not file.exists():
+        raise ValueError(f"{file} does not exist; train first, or choose another checkpoint=")
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:8]
 
 
 class _Point:

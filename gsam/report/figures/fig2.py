@@ -84,7 +84,7 @@ def sentence(row: dict) -> str:
     change = {m: {k: after[k] - row["before"][k] for k in after} for m, after in row["after"].items()}
     lower = change["GSAM"]["gap"] < change["SAM"]["gap"]
     return (
-        f"Step {row['step']} of {row['optimizer']} with {row['model']} on {row['data']} ({row['m']} pictures, "
+        f"Step {row['at_step']} of {row['optimizer']} with {row['network']} on {row['data']} ({row['m']} pictures, "
         f"ρ = {row['rho']:.3g}, "
         f"α = {row['alpha']:g}): ∇f and ∇f_p are {np.degrees(np.arccos(row['cos'])):.1f}° apart, ‖∇f_⊥‖ is "
         f"{row['perp_norm'] / row['grad_norm']:.0%} of ‖∇f‖. The update −η·direction (η = {row['lr']:.3g}, no "
