@@ -68,7 +68,5 @@ def sentence(table: Sequence[Line]) -> str:
             best[name] = max(best.get(name, (-1.0, 0.0)), (mean, radius(line.point)))
     if len(best) < 2:
         return ""
-    return (
-        "; ".join(f"the best ρ of {name} is {rho:g} with {mean:.2f}" for name, (mean, rho) in best.items()).capitalize()
-        + "."
-    )
+    told = ", ".join(f"{name} {rho:g} ({mean:.2f})" for name, (mean, rho) in best.items())
+    return f"The best ρ, with its top-1 on {column}: {told}."
