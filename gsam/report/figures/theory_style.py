@@ -6,15 +6,7 @@ from matplotlib.axes import Axes
 
 # Okabe and Ito's, as in the other figures: vanilla blue, SAM orange, GSAM green.
 METHODS = {"SGD": "#0072B2", "vanilla": "#0072B2", "SAM": "#E69F00", "GSAM": "#009E73"}
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "0.45",
-)
+BLUE, ORANGE, GREEN, RED, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 
 
 def plain(axis: Axes, title: str, xlabel: str, ylabel: str) -> None:
@@ -23,8 +15,3 @@ def plain(axis: Axes, title: str, xlabel: str, ylabel: str) -> None:
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.grid(alpha=0.25, lw=0.6)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def power(value: float) -> str:
-    """A number as text for a sentence: 0.0123, 1.2e-07."""
-    return f"{value:.3g}"
