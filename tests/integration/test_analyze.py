@@ -46,7 +46,7 @@ def configured(*overrides):
 
 def analyze(folder, *overrides):
     with Runtime.start() as runtime:
-        return run(configured(f"weights={folder}", "n=40", *overrides), runtime)
+        return run(configured(f"weights={folder}", "n=20", *overrides), runtime)
 
 
 def test_both_analyses_leave_rows_that_name_everything(folder):
@@ -57,7 +57,7 @@ def test_both_analyses_leave_rows_that_name_everything(folder):
     assert hessian["trace_std"] > 0 and hessian["probes"] == 2 and hessian["hvps"] > 4
     for row in (hessian, *gaps):
         meta = json.loads((folder / "meta.json").read_text())
-        assert row["set"] == "fashion_mnist/train" and row["n"] == 40
+        assert row["set"] == "fashion_mnist/train" and row["n"] == 20
         assert row["batchnorm"] == "eval" and row["precision"] == "fp32"
         assert (row["config_hash"], row["optimizer"], row["step"]) == (meta["config_hash"], "gsam", 20)
         assert re.fullmatch("[0-9a-f]{16}", row["subset"]) and row["device"].startswith("CPU") and row["git_hash"]
@@ -81,18 +81,18 @@ def test_running_again_measures_nothing_that_is_known(folder):
 
 def test_batch_statistics_are_another_measurement_and_say_so(folder):
     settings = ["analysis=sharpness", "sharpness.ascent=[one_step]"]
-    (running,), (batch,) = analyze(folder, *settings), analyze(folder, *settings, "batchnorm=batch", "batch_size=20")
-    assert (batch["batchnorm"], batch["batch_size"]) == ("batch", 20) and running["batch_size"] is None
+    (running,), (batch,) = analyze(folder, *settings), analyze(folder, *settings, "batchnorm=batch", "batch_size=10")
+    assert (batch["batchnorm"], batch["batch_size"]) == ("batch", 10) and running["batch_size"] is None
     assert abs(batch["loss"] - running["loss"]) > 1e-3 and len(read_run(folder).analyses) == 2
 
 
 def test_m_sharpness(folder):
-    settings = ["analysis=sharpness", "sharpness.ascent=[one_step]", "sharpness.m=[null,20,5]", "sharpness.rho=[0.1]"]
-    whole, twenty, five = analyze(folder, *settings)
-    assert [row["m"] for row in (whole, twenty, five)] == [None, 20, 5]
+    settings = ["analysis=sharpness", "sharpness.ascent=[one_step]", "sharpness.m=[null,10,5]", "sharpness.rho=[0.1]"]
+    whole, ten, five = analyze(folder, *settings)
+    assert [row["m"] for row in (whole, ten, five)] == [None, 10, 5]
     assert whole["loss"] == pytest.approx(five["loss"], rel=1e-6) and "gap_std" not in whole and five["gap_std"] > 0
-    assert whole["gap"] < twenty["gap"] < five["gap"]  # fewer pictures are easier to move uphill
-    with pytest.raises(ValueError, match=r"sharpness.m=30: the 40 pictures must be whole groups; .* or n=30"):
+    assert whole["gap"] < ten["gap"] < five["gap"]  # fewer pictures are easier to move uphill
+    with pytest.raises(ValueError, match=r"sharpness.m=30: the 20 pictures must be whole groups; .* or n=30"):
         analyze(folder, "analysis=sharpness", "sharpness.m=[30]")
 
 
