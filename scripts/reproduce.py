@@ -45,6 +45,8 @@ def main() -> int:
     from rich.console import Console
 
     from gsam.cli import REQUEUE
+    from gsam.fill import ConfigError
+    from gsam.reproduce.check import check
     from gsam.reproduce.execute import Left, measure, report, train
     from gsam.reproduce.plan import plan
     from gsam.reproduce.show import plan_table
@@ -56,7 +58,12 @@ def main() -> int:
 
     try:
         request = make_request(args)
-        console.print(plan_table(request, plan(request), say, hours=not args.no_hours))
+        tasks = plan(request)
+        problems = check(request, tasks)
+        if not problems or args.dry_run:  # the cost of what cannot run here, for want of the pictures, can be asked for
+            console.print(plan_table(request, tasks, say, hours=not args.no_hours))
+        if problems:
+            raise ConfigError(problems)
         if args.dry_run:
             return 0
         train(request, say)

@@ -42,7 +42,7 @@ ALLOWED = {
     "report": {"files", "identity", "catalogue", "recipes"},
     "recipes": {"cli", "identity"},
     "catalogue": {"recipes", "identity"},
-    "reproduce": {"catalogue", "recipes", "identity", "cli", "config", "data", "files", "optim", "runtime", "train"},
+    "reproduce": {"catalogue", "recipes", "identity", "cli", "config", "data", "files", "fill", "optim", "runtime", "train"},
 }
 # The two that put whole commands together receive the whole configuration.
 EXTRA = {

@@ -24,10 +24,11 @@ from gsam.catalogue import (
     jobs,
     matched,
 )
-from gsam.cli import forced
+from gsam.cli import CONFIGS, forced
 from gsam.recipes import compose, values
 from gsam.reproduce.found import Found, scan
 
+_missing = object()
 IMAGES_AT_A_TIME = 64  # per rank, of methods without groups: BatchNorm and memory then as with the others
 
 
@@ -122,25 +123,49 @@ def unfinished(tasks: Sequence[Task], failed: Collection[str]) -> list[Task]:
 
 
 def _task(job: Job, request: Request, runs: Sequence[Found], more: Sequence[str] = (), name: str | None = None) -> Task:
-    overrides = [*job.overrides, *request.extra, *more]
-    config = _composed(job, (*request.extra, *more))
+    extra = [*_own(job.row.experiment, request), *more]
+    overrides, config = [*job.overrides, *extra], _composed(job, extra)
     experiment = name or job.row.experiment
     here = [run for run in runs if run.experiment == experiment and not differing(values(config), run.config)]
     run = max(here, key=lambda run: (run.done, run.step), default=None)
     if run is not None:
-        overrides += _execution_of(run, config)
-    elif pieces := _pieces(config, request):
-        overrides.append(f"train.accumulate={pieces}")
-    return Task(job, overrides, config, run)
+        how = _execution_of(run, config)
+    else:
+        how = [f"train.accumulate={pieces}"] if (pieces := _pieces(config, request)) else []
+    return Task(job, [*overrides, *how], _with(config, how), run)
 
 
 def _composed(job: Job, extra: Sequence[str]) -> DictConfig:
     """compose() of the experiment once for all its grid points and seeds, which are then put in."""
-    config = _compose(job.row.experiment, tuple(extra)).copy()
-    for override in job.overrides[1:]:
-        key, _, value = override.partition("=")
+    return _with(_compose(job.row.experiment, tuple(extra)).copy(), job.overrides[1:])
+
+
+def _with(config: DictConfig, settings: Sequence[str]) -> DictConfig:
+    for setting in settings:
+        key, _, value = setting.partition("=")
         OmegaConf.update(config, key, yaml.safe_load(value), force_add=True)
     return config
+
+
+def left_out(experiment: str, request: Request) -> list[str]:
+    """The overrides that this experiment has no key for, but another of the entry's has: they are for that one.
+
+    Only methods and base optimizers differ in their keys; what is a key nowhere is a mistake, which gsam.config names.
+    """
+    keys = {each: each.lstrip("+").partition("=")[0] for each in request.extra}
+    choices = tuple(each for each, key in keys.items() if (CONFIGS / key).is_dir())
+
+    def has(name: str, key: str) -> bool:
+        return OmegaConf.select(_compose(name, choices), key, default=_missing) is not _missing
+
+    names = {row.experiment for row in request.entry.rows}
+    own = [each for each, key in keys.items() if key.startswith(("optimizer.", "base.")) and not has(experiment, key)]
+    return [each for each in own if any(has(name, keys[each]) for name in names)]
+
+
+def _own(experiment: str, request: Request) -> list[str]:
+    without = left_out(experiment, request)
+    return [each for each in request.extra if each not in without]
 
 
 @cache

@@ -11,7 +11,7 @@ from rich.text import Text
 from gsam.catalogue import Row, departures, sets
 from gsam.reproduce.cost import Speeds, evaluations
 from gsam.reproduce.found import Found, scan
-from gsam.reproduce.plan import Request, Task, plan
+from gsam.reproduce.plan import Request, Task, left_out, plan
 from gsam.runtime import Runtime
 
 Say = Callable[[str], None]
@@ -53,6 +53,8 @@ def plan_table(request: Request, tasks: Sequence[Task], say: Say, *, hours: bool
     then += ["report"]
     lines = [f"{entry.name}: {entry.title} ({entry.source})", *([entry.note] if entry.note else [])]
     lines += [f"with {' '.join(request.extra)}"] if request.extra else []
+    for experiment in dict.fromkeys(task.job.row.experiment for task in tasks):
+        lines += [f"without {each} in {experiment}: no such key there" for each in left_out(experiment, request)]
     after = [*([total] if tasks else []), f"then: {'; '.join(then)}", *notes]
     return Group(*map(Text, lines), *([table] if tasks else []), *map(Text, after))
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from gsam.reproduce.check import check
 from gsam.reproduce.cost import evaluations
 from gsam.reproduce.execute import train_command
 from gsam.reproduce.found import scan
-from gsam.reproduce.plan import Request, plan, results, select, unfinished
+from gsam.reproduce.plan import Request, left_out, plan, results, select, unfinished
 from tests.runs import train
 
 MINIATURE = (
@@ -118,6 +119,37 @@ def test_wrong_requests_are_refused_with_the_way_out(target, extra, message):
     with pytest.raises(ValueError) as error:
         plan(Request(select(target), extra=extra))
     assert message in str(error.value)
+
+
+def problems(target: str, fashion_root: Path, *extra: str) -> list[str]:
+    asked = request(Path("nowhere"), target, f"paths.fashion_mnist={fashion_root}", *extra)
+    return check(asked, plan(asked))
+
+
+def test_every_training_is_checked_before_the_first_one_starts(fashion_root):
+    assert problems("table6", fashion_root) == []
+    (one,) = problems("table6", fashion_root, "train.batch_size=25")  # nothing wrong with it for vanilla
+    assert one.startswith("optimizer.group_size=10 does not divide the 25 images")
+    assert one.endswith("(in table1/vit_b32_sam, table6/constant_ascent, table6/decayed, table1/vit_b32_gsam)")
+    (one,) = problems("table6", fashion_root, "train.batch_size=0")  # of all rows: no list of them
+    assert one.startswith("train.batch_size=0") and "(in " not in one
+    (one,) = problems("fig4", fashion_root, "optimizer.eta=-1")
+    assert one.startswith("optimizer.eta=-1")
+
+
+def test_an_override_is_for_the_rows_that_have_its_key(fashion_root):
+    asked = request(Path("nowhere"), "table6")
+    assert left_out("table5/vit_b32_vanilla_600", asked) == ["optimizer.group_size=10"]
+    vanilla, *others = plan(asked)
+    assert "optimizer.group_size=10" not in vanilla.overrides
+    assert all(
+        "optimizer.group_size=10" in task.overrides and task.config.optimizer.group_size == 10 for task in others
+    )
+    assert left_out("table6/decayed", request(Path("nowhere"), "table6", "optimizer.alpha=0.1")) == [
+        "optimizer.alpha=0.1"
+    ]
+    unknown = problems("table6", fashion_root, "optimizer.alfa=0.1")  # a key of no row
+    assert all(each.startswith("optimizer.alfa: unknown key") for each in unknown) and len(unknown) == 3
 
 
 def test_folders_without_a_started_run_are_passed_over(tmp_path):
