@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from gsam import runs
+
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MINI = "mini/"
 # How a step is computed, not what: runs that differ in nothing else are runs of one recipe.
@@ -191,15 +193,31 @@ def expected(experiment: str) -> dict[str, Any]:
 def departures(config: Mapping[str, Any], row: Row) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (the experiment's value, the run's) where a run's configuration is not one of the row; None: not set.
 
-    train.seed and EXECUTION may differ, `over` within its grid, and model.init where the row starts from weights.
+    train.seed and EXECUTION may differ, `over` within its grid, and model.init among finished runs of the row's `weights`.
     """
     grid = row.grid()
     found = differing(expected(row.experiment), config, {"train.seed", *(["model.init"] if row.weights else [])})
+    init = config.get("model", {}).get("init")
+    if row.weights and not (init and starts_from(str(init), row.weights)):
+        found["model.init"] = (f"weights of {row.weights}", init)
     return {
         key: (grid.get(key, wanted), value)
         for key, (wanted, value) in found.items()
         if not any(_same(value, point) for point in grid.get(key, ()))
     }
+
+
+def starts_from(init: str, experiment: str) -> bool:
+    """Whether model.init is a finished run of the experiment that does not depart from it, or a file named after it. Of a
+    folder that is gone its name has to say so: …/<experiment>/<hash>."""
+    folder = runs.origin(init)
+    if not folder.is_dir():
+        return runs.names(folder, experiment)
+    found = runs.read(folder)
+    if found is None or not (folder / "DONE").exists():
+        return False
+    meta, config = found
+    return meta.get("experiment") == experiment and not departures(config, Row(experiment, experiment))
 
 
 def differing(

@@ -41,8 +41,9 @@ ALLOWED = {
     "analysis": {"config", "data", "eval", "files", "fill", "losses", "optim", "cli", "report", "runtime", "train"},
     "report": {"files", "identity", "catalogue", "recipes"},
     "recipes": {"cli", "identity"},
-    "catalogue": {"recipes", "identity"},
-    "reproduce": {"catalogue", "recipes", "identity", "cli", "config", "data", "files", "fill", "optim", "runtime", "train"},
+    "runs": set(),
+    "catalogue": {"recipes", "identity", "runs"},
+    "reproduce": {"runs", "catalogue", "recipes", "identity", "cli", "config", "data", "files", "fill", "optim", "runtime", "train"},
 }
 # The two that put whole commands together receive the whole configuration.
 EXTRA = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from gsam.runs import read
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,14 @@ class Found:
 
 
 def scan(root: Path) -> list[Found]:
-    """Every run folder below `root`, sorted by path. A folder without readable meta.json has not started."""
+    """Every run folder below `root`, sorted by path. A folder without readable meta.json and config.yaml is passed over: it has
+    not started, or is damaged and cannot be told from others."""
     found = []
     folders = {path.parent for depth in range(1, 7) for path in root.glob("*/" * depth + "config.yaml")}
     for folder in sorted(folders):
-        try:
-            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-            config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)
-        except (OSError, ValueError, yaml.YAMLError):
-            continue
-        found.append(Found(folder, str(meta.get("experiment")), config, (folder / "DONE").exists()))
+        if (files := read(folder)) is not None:
+            meta, config = files
+            found.append(Found(folder, str(meta.get("experiment")), config, (folder / "DONE").exists()))
     return found
 
 

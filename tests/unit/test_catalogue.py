@@ -1,5 +1,6 @@
 """The catalogue of tables and figures: whole, consistent with the paper's numbers, and exact about which runs belong."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -195,11 +196,39 @@ def test_a_point_of_the_grid_belongs_and_another_does_not():
     assert departures(config_of("fig4", "optimizer.rho=0.1"), one) == {"optimizer.rho": ([0.05, 0.15, 0.2], 0.1)}
 
 
-def test_initial_weights_are_free_only_where_the_row_starts_from_some():
-    init = "model.init=/weights.pt"
-    name = "table3/vit_s16_sam_pets"
-    assert departures(config_of(name, init, "base.lr=0.003"), row("table3", name)) == {}
-    assert departures(config_of("fig4", init), row("fig4", "fig4")) == {"model.init": (None, "/weights.pt")}
+def pretrained(folder: Path, experiment: str, *overrides: str, done: bool = True) -> str:
+    """The files of a training: its configuration as it is composed. Returns model.init of one that starts from it."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config_of(experiment, *overrides)))
+    (folder / "meta.json").write_text(json.dumps({"experiment": experiment}))
+    if done:
+        (folder / "DONE").touch()
+    return f"model.init={folder}"
+
+
+def test_a_fine_tuning_belongs_if_it_starts_from_a_run_of_the_rows_experiment(tmp_path):
+    name, weights = "table3/vit_s16_sam_pets", "table1/vit_s16_sam"
+    one = row("table3", name)
+
+    def init_departs(init: str) -> bool:
+        found = departures(config_of(name, init, "base.lr=0.003"), one)
+        assert found.keys() <= {"model.init"} and all(wanted == f"weights of {weights}" for wanted, _ in found.values())
+        return bool(found)
+
+    good = pretrained(tmp_path / "anywhere", weights, "train.seed=4")
+    (tmp_path / "anywhere" / "checkpoints").mkdir()
+    for spelling in (good, f"{good}@raw", f"{good}/checkpoints/last.pt"):
+        assert not init_departs(spelling)
+    assert init_departs(f"{good}/checkpoints/step_100.pt")  # of the middle of it
+    assert init_departs(pretrained(tmp_path / "other", "table1/vit_s16_gsam"))
+    assert init_departs(pretrained(tmp_path / "miniature" / weights / "0a1b2c3d", weights, "data.limit_train=500"))
+    assert init_departs(pretrained(tmp_path / "started" / weights / "0a1b2c3d", weights, done=False))
+    assert not init_departs(f"model.init=/gone/{weights}/0a1b2c3d") and not init_departs(
+        "model.init=/x/vit_s16_sam.npz"
+    )
+    for gone in ("/gone/table1/vit_s16_gsam/0a1b2c3d", "/gone/weights.pt", "timm:vit_small_patch16_224", "null"):
+        assert init_departs(f"model.init={gone}")
+    assert departures(config_of("fig4", good), row("fig4", "fig4")).keys() == {"model.init"}  # starts from none
 
 
 # ---- miniatures, wrong files ----------------------------------------------------------------------------------------

@@ -1,0 +1,41 @@
+"""Run folders as files: what one holds, and which one initial weights come from. Imports no torch."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """(meta.json, config.yaml) of a run; None where one of them is not there or damaged."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return (meta, config) if isinstance(meta, dict) and isinstance(config, dict) else None
+
+
+def origin(init: str) -> Path:
+    """The run folder that model.init means (the folder, its checkpoints/last.pt, either with @raw or @ema), or the file."""
+    path = Path(re.sub(r"@(raw|ema)$", "", init))
+    return path.parents[1] if path.parts[-2:] == ("checkpoints", "last.pt") else path
+
+
+def names(path: Path, experiment: str) -> bool:
+    """Whether a path says that weights are of this experiment: …/<experiment>/<hash>, or a file named after the experiment's
+    last part, as reproduce.py finds them below --weights."""
+    if re.fullmatch(r"[0-9a-f]{8}", path.name):
+        return path.parent.parts[-len(Path(experiment).parts) :] == Path(experiment).parts
+    return bool(path.suffix) and path.name.startswith(f"{Path(experiment).name}.")
+
+
+def alike(one: str, other: str, experiment: str) -> bool:
+    """Whether two values of model.init mean the same weights of `experiment`: one path however it is spelled, or the same run
+    (experiment and hash) in another place."""
+    a, b = origin(one), origin(other)
+    if a.resolve() == b.resolve():
+        return True
+    return a.name == b.name and not a.suffix and names(a, experiment) and names(b, experiment)
