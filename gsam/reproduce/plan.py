@@ -27,6 +27,7 @@ from gsam.catalogue import (
 from gsam.cli import CONFIGS, forced
 from gsam.recipes import compose, values
 from gsam.reproduce.found import Found, scan
+from gsam.runs import alike, origin
 
 _missing = object()
 IMAGES_AT_A_TIME = 64  # per rank, of methods without groups: BatchNorm and memory then as with the others
@@ -126,7 +127,10 @@ def _task(job: Job, request: Request, runs: Sequence[Found], more: Sequence[str]
     extra = [*_own(job.row.experiment, request), *more]
     overrides, config = [*job.overrides, *extra], _composed(job, extra)
     experiment = name or job.row.experiment
-    here = [run for run in runs if run.experiment == experiment and not differing(values(config), run.config)]
+    wanted, free = values(config), ["model.init"] if job.row.weights else []
+    here = [run for run in runs if run.experiment == experiment and not differing(wanted, run.config, free)]
+    if job.row.weights:
+        here = [run for run in here if _continues(run, config.model.init, job.row.weights)]
     run = max(here, key=lambda run: (run.done, run.step), default=None)
     if run is not None:
         how = _execution_of(run, config)
@@ -176,13 +180,21 @@ def _compose(experiment: str, extra: tuple[str, ...]) -> DictConfig:
 def _execution_of(run: Found, config: DictConfig) -> list[str]:
     """Overrides with which the same folder is continued: how the run is computed belongs to its hash."""
     found = []
-    for key in EXECUTION:
+    for key in (*EXECUTION, "model.init"):  # the latter as it was spelled
         node: Any = run.config
         for part in key.split("."):
             node = node.get(part) if isinstance(node, dict) else None
         if node is not None and str(node) != str(OmegaConf.select(config, key)):
             found.append(f"{key}={str(node).lower() if isinstance(node, bool) else node}")
     return found
+
+
+def _continues(run: Found, init: str | None, experiment: str) -> bool:
+    """Whether a fine-tuning started from these weights of `experiment`; an unfinished one needs them where it found them."""
+    theirs = run.config["model"]["init"]
+    if theirs is None or init is None:
+        return theirs == init
+    return alike(theirs, init, experiment) and (run.done or theirs == init or origin(theirs).exists())
 
 
 def _pieces(config: DictConfig, request: Request) -> int | None:
@@ -247,13 +259,13 @@ def _weights(job: Job, request: Request, runs: Sequence[Found]) -> str | None:
         files = [path for path in sorted(request.weights.glob(f"{name}.*")) if path.is_file()]
         files += [path for path in sorted(request.weights.glob(f"{Path(name).name}.*")) if path.is_file()]
         if files:
-            return str(files[0])
+            return str(files[0].resolve())
         runs = scan(request.weights)
     trained = [run for run in runs if run.experiment == name and run.done]
     if request.weights is None:
         trained = [run for run in trained if not departures(run.config, Row(name, name))]
     same = [run for run in trained if run.config["train"]["seed"] == job.seed]
-    return str((same or trained)[0].folder) if trained else None
+    return str((same or trained)[0].folder.resolve()) if trained else None
 
 
 def _check(request: Request) -> None:

@@ -102,6 +102,40 @@ def test_fine_tuning_waits_for_weights_then_for_the_choice(tmp_path):
     assert f"model.init={tmp_path}/vit_s16_gsam.safetensors" in tasks[0].overrides
 
 
+def test_fine_tunings_are_found_again_when_the_runs_have_moved_or_are_spelled_otherwise(
+    tmp_path, fashion_root, monkeypatch
+):
+    """Two trainings of one step: the pretraining, and the first of the four that choose."""
+
+    def asked(root: Path) -> Request:
+        extra = (
+            *(each for each in MINIATURE if "group_size" not in each),
+            "train.epochs=1st",
+            f"paths.fashion_mnist={fashion_root}",
+        )
+        return Request(select("table3/vit_s16_vanilla_pets"), extra=extra, root=root, weights=root)
+
+    def trained(root: Path) -> list[bool]:
+        return [task.done for task in plan(asked(root))]
+
+    first = tmp_path / "runs"
+    train(*asked(first).extra, f"run.root={first}", experiment="table1/vit_s16_vanilla")
+    tried, *_ = plan(asked(first))
+    train(*tried.overrides[1:], f"run.root={first}", experiment="table3/vit_s16_vanilla_pets")
+    assert trained(first) == [True, False, False, False, False]
+    assert trained(tmp_path / "runs" / ".." / "runs") == [True, False, False, False, False]
+    monkeypatch.chdir(tmp_path)
+    assert trained(Path("runs")) == [True, False, False, False, False]
+    first.rename(tmp_path / "moved")
+    assert trained(tmp_path / "moved") == [True, False, False, False, False]
+    (done,) = [run for run in scan(tmp_path / "moved") if run.experiment.endswith("/choice")]
+    (done.folder / "DONE").unlink()  # broken off: the weights it started from are not there any more
+    assert plan(asked(tmp_path / "moved"))[0].found is None
+    (tmp_path / "moved").rename(first)
+    (begun,) = [task for task in plan(asked(Path("runs"))) if task.found]
+    assert begun.config.model.init == tried.config.model.init  # as it was spelled: another would be another folder
+
+
 @pytest.mark.parametrize(
     ("target", "extra", "message"),
     [
