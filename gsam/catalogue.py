@@ -21,6 +21,8 @@ EXECUTION = (
     *("train.accumulate", "train.compile", "train.channels_last", "model.grad_checkpointing"),
     *("data.backend", "data.order"),
 )
+IMAGES_AT_A_TIME = 64  # per rank, of methods without groups: BatchNorm and memory then as with the others
+WITHOUT_BATCHNORM = ("vit_", "mixer_")
 
 # Sets in the place of ImageNet's for runs on other data; where nothing is said, the validation set stands for ImageNet's.
 STAND_INS = {"fashion_mnist": {"imagenet": "fashion_mnist", "imagenet_c": "fashion_mnist_c"}}
@@ -227,12 +229,23 @@ def differing(
     from gsam.identity import deciding
 
     ours = deciding(dict(config))
-    keys = sorted((wanted.keys() | ours.keys()) - {*EXECUTION, *free})
+    keys = sorted(
+        (wanted.keys() | ours.keys()) - {*free, *EXECUTION} | ({"train.accumulate"} if _normalises(ours) else set())
+    )
     return {
         key: (wanted.get(key), ours.get(key))
         for key in keys
         if key not in wanted or key not in ours or not _same(wanted[key], ours[key])
     }
+
+
+def _normalises(settings: Mapping[str, Any]) -> bool:
+    """Whether train.accumulate is no mere matter of execution: BatchNorm sees a micro-batch at a time, and so the recipe's
+    images only in whole groups or, without groups, where 64 are one on some number of ranks, which is no setting."""
+    if str(settings.get("model.name")).startswith(WITHOUT_BATCHNORM):
+        return False
+    pieces, batch = settings.get("train.accumulate", 1), settings.get("train.batch_size", 0)
+    return bool(settings.get("optimizer.group_size")) or bool(batch % (IMAGES_AT_A_TIME * pieces))
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gsam.catalogue import (
     EXECUTION,
+    IMAGES_AT_A_TIME,
     MINI,
     Entry,
     Job,
@@ -30,7 +31,6 @@ from gsam.reproduce.found import Found, scan
 from gsam.runs import alike, origin
 
 _missing = object()
-IMAGES_AT_A_TIME = 64  # per rank, of methods without groups: BatchNorm and memory then as with the others
 
 
 @dataclass

@@ -190,6 +190,19 @@ def test_a_run_that_departs_is_told_with_both_values():
     }  # fmt: skip
 
 
+def test_with_batchnorm_the_pieces_of_a_step_decide_the_weights():
+    def told(experiment: str, *overrides: str) -> dict:
+        return departures(config_of(experiment, *overrides), Row(experiment, experiment))
+
+    assert told("table1/resnet50_gsam", "train.accumulate=2") == {"train.accumulate": (1, 2)}  # over 32 images, not 64
+    assert (
+        told("table1/resnet50_vanilla", "train.accumulate=8") == {}
+    )  # as docs/recipes.md has it: 64 on each of 8 GPUs
+    assert told("table1/resnet50_vanilla", "train.accumulate=128") == {"train.accumulate": (1, 128)}  # 32 on one
+    assert told("table1/mixer_s32_gsam", "train.accumulate=2") == {}
+    assert "train.accumulate" in told("table1/vit_b32_gsam", "model=small_convnet", "train.accumulate=2")
+
+
 def test_a_point_of_the_grid_belongs_and_another_does_not():
     one = row("fig4", "fig4")
     assert departures(config_of("fig4", "optimizer.rho=0.15", "optimizer.alpha=0.3"), one) == {}
