@@ -77,22 +77,16 @@ def read_runs(root: Path | str) -> list[Run]:
 
 
 def read_run(folder: Path | str) -> Run:
-    """One run folder. Missing or damaged files are listed in `problems`; what can be read is read.
+    """One run folder. Missing or damaged files are listed in `problems`; what can be read is read. A run whose config is {} has
+    none that can be read, so nothing says what it is a run of.
 
     Raises ValueError if the folder has no config.yaml.
     """
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder} is not a run folder: it has no config.yaml")
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
-    run = Run(folder, config, {}, done=(folder / "DONE").exists())
-    if (folder / "meta.json").is_file():
-        try:
-            run.meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            run.problems.append(f"meta.json is damaged ({error})")
-    else:
-        run.problems.append("meta.json is missing")
+    config, meta, problems = read_settings(folder)
+    run = Run(folder, config, meta, done=(folder / "DONE").exists(), problems=problems)
     metrics = _rows(folder / "metrics.jsonl", run.problems, wanted=True)
     by_step = partial(sorted, key=lambda row: row.get("step", 0))
     run.train = by_step(_latest([row for row in metrics if row.get("kind") == "train"], ("step",)))
@@ -103,6 +97,30 @@ def read_run(folder: Path | str) -> Run:
     if not run.done:
         run.problems.append("not finished (no file DONE)")
     return run
+
+
+def read_settings(folder: Path) -> tuple[dict, dict, list[str]]:
+    """config.yaml and meta.json of a run folder, {} for what cannot be read, and what was wrong with them."""
+    found: dict[str, dict] = {}
+    problems = []
+    for name, read, error in (
+        ("config.yaml", yaml.safe_load, yaml.YAMLError),
+        ("meta.json", json.loads, json.JSONDecodeError),
+    ):
+        found[name] = {}
+        if not (folder / name).is_file():
+            problems.append(f"{name} is missing")
+            continue
+        try:
+            content = read((folder / name).read_text(encoding="utf-8"))
+        except (error, UnicodeDecodeError) as why:
+            problems.append(f"{name} is damaged ({' '.join(str(why).split())})")
+            continue
+        if isinstance(content, dict) and content:
+            found[name] = content
+        else:
+            problems.append(f"{name} is {'damaged: it holds no settings' if content else 'empty'}")
+    return found["config.yaml"], found["meta.json"], problems
 
 
 def read_results(folder: Path | str, problems: list[str] | None = None) -> list[dict]:
@@ -195,9 +213,17 @@ def _rows(path: Path, problems: list[str], *, wanted: bool) -> list[dict]:
             if number < len(lines):
                 problems.append(f"{path.name} line {number} is no JSON and was skipped")
             continue
-        if isinstance(row, dict):
-            rows.append(row)
+        if not isinstance(row, dict):
+            continue
+        if row.get("kind") in ("result", "eval") and not _fraction(row.get("top1", 0.0)):
+            problems.append(f"{path.name} line {number}: top1 is {row['top1']}, no fraction of pictures; skipped")
+            continue
+        rows.append(row)
     return rows
+
+
+def _fraction(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0.0 <= value <= 1.0  # NaN is neither
 
 
 def _latest(rows: list[dict], key: tuple[str, ...]) -> list[dict]:
