@@ -39,7 +39,7 @@ ALLOWED = {
         "analysis.during",
     },
     "analysis": {"config", "data", "eval", "files", "fill", "losses", "optim", "cli", "report", "runtime", "train"},
-    "report": {"files", "identity", "catalogue", "recipes"},
+    "report": {"files", "identity", "catalogue", "recipes", "runs"},
     "recipes": {"cli", "identity"},
     "runs": set(),
     "catalogue": {"recipes", "identity", "runs"},

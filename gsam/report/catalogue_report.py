@@ -22,7 +22,7 @@ from .write import HEADER, png
 
 DRAWN = ("fig4", "fig5", "fig6", "fig7", "fig8", "fig9")
 THEORY = ("lemma_3_1", "lemma_3_2", "lemma_3_3", "theorem_5_1", "theorem_5_3")
-MOST_SETTINGS = 4  # beside the experiments' own; more would bury them
+MOST_SETTINGS = 4  # beside the experiments' own and vanilla at equal compute; more would bury them
 
 
 @dataclass
@@ -75,9 +75,9 @@ def _write(one: Entry, runs: Sequence[Run], runs_folder: Path, weights: str, che
         page = Page(one.name.replace("/", "-"), f"{heading(one)}: {one.title}", introduction(one))
         page, records = _theory(page, one.theory, runs_folder)
     else:
-        found = settings(one, runs)[: MOST_SETTINGS + 1]
+        found, hidden = _shown(settings(one, runs))
         results = [(setting, table(one, setting, weights, checkpoint)) for setting in found]
-        page, records = compose(one, runs, results, *_drawn(one, results))
+        page, records = compose(one, runs, results, *_drawn(one, results), hidden)
     folder, name = _folder(runs_folder), page.name
     contents = {f"{name}.md": markdown(page, HEADER)}
     if records:
@@ -89,6 +89,15 @@ def _write(one: Entry, runs: Sequence[Run], runs_folder: Path, weights: str, che
     for file, content in contents.items():
         write_atomic(folder / file, content)
     return EntryReport(one, page, records, [folder / file for file in contents])
+
+
+def _shown(found: Sequence[Setting]) -> tuple[list[Setting], list[Setting]]:
+    """(shown, only named): the experiments' own, all that depart in nothing but the epochs, which are vanilla at equal compute,
+    and of the others those with most points."""
+    own, *others = found
+    longer = [setting for setting in others if setting.departs.keys() == {"train.epochs"}]
+    others = [setting for setting in others if setting not in longer]
+    return [own, *longer, *others[:MOST_SETTINGS]], others[MOST_SETTINGS:]
 
 
 def _theory(page: Page, analysis: str, runs_folder: Path) -> tuple[Page, list[dict]]:

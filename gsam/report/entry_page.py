@@ -9,11 +9,12 @@ from statistics import fmean
 from gsam.catalogue import Entry, expected, paper
 from gsam.recipes import same
 
+from .cost_page import costs, run_name, same_cost, uncounted
 from .figures.fig4 import eigenvalue, estimated, gradient_share, pictures_of
 from .load import Run
 from .matching import Setting
 from .page import Grid, Heading, Page, Picture, Text
-from .paper_table import Cell, Line, equal_cost
+from .paper_table import Cell, Line
 from .scores import RULE, Mean
 from .tables import NOT_RUN
 
@@ -29,11 +30,12 @@ def compose(
     results: Sequence[tuple[Setting, list[Line]]],
     pictures: Sequence[Picture],
     sentences: Sequence[str],
+    hidden: Sequence[Setting] = (),
 ) -> tuple[Page, list[dict]]:
     """The page of an entry with experiments, and its records: one per line and set, for .jsonl and .csv.
 
     results: the entry's settings with their lines, the experiments' own first · pictures, sentences: what
-    its figure shows, one per setting, or none.
+    its figure shows, one per setting, or none · hidden: settings that are only named.
     """
     page = Page(entry.name.replace("/", "-"), f"{heading(entry)}: {entry.title}")
     page.blocks += introduction(entry)
@@ -44,14 +46,9 @@ def compose(
         page.blocks += [Text([f"Found: {text}"]) for text in sentences[number : number + 1] if text]
         page.blocks += _measured(lines) if setting.departs else _own(entry, lines)
         page.blocks += _analyses(entry, lines)
-        page.blocks += _costs(lines)
-    page.blocks += _same_cost(results)
-    if broken := [f"{run.folder.name} ({run.meta.get('experiment')}): {p}" for run in runs for p in run.problems]:
-        page.blocks += [
-            Heading("Incomplete runs"),
-            Text(["A run that is not finished is in no number."]),
-            Text(broken, True),
-        ]
+        page.blocks += costs(lines)
+    page.blocks += same_cost(entry, results)
+    page.blocks += uncounted(runs, results, hidden)
     page.blocks += [Heading("How to read this"), Text([METHOD, RULE] if entry.columns else [METHOD])]
     records = [record for setting, lines in results for line in lines for record in _records(entry, setting, line)]
     return page, records
@@ -133,15 +130,14 @@ def _departing(setting: Setting) -> list:
 def _own(entry: Entry, lines: Sequence[Line]) -> list:
     """The experiments' own runs: beside the paper, and how far apart."""
     if not entry.columns:
-        rows = [[_label(line), str(len(line.point.runs)) if line.point.runs else NOT_RUN] for line in lines]
+        rows = [[line.name, str(len(line.point.runs)) if line.point.runs else NOT_RUN] for line in lines]
         return [Grid(["row", "runs"], rows)]
     rows = [
-        [_label(line), *(f"{_number(cell.paper)} → {_ours(cell.ours)}" for cell in line.cells.values())]
-        for line in lines
+        [line.name, *(f"{_number(cell.paper)} → {_ours(cell.ours)}" for cell in line.cells.values())] for line in lines
     ]
     blocks = [Text(["Top-1 in %, the paper's → ours:"]), Grid(["row", *entry.columns], rows + _means(entry, lines))]
     compared = [
-        [_label(line), name, _number(cell.paper), _ours(cell.ours), str(cell.ours.seeds), f"{cell.difference:+.2f}",
+        [line.name, name, _number(cell.paper), _ours(cell.ours), str(cell.ours.seeds), f"{cell.difference:+.2f}",
          f"{cell.tolerance:.2f}", cell.verdict]
         for line in lines for name, cell in line.cells.items() if cell.difference is not None
     ]  # fmt: skip
@@ -166,7 +162,7 @@ def _means(entry: Entry, lines: Sequence[Line]) -> list[list[str]]:
 def _measured(lines: Sequence[Line]) -> list:
     """Runs of other settings: their numbers on every set that they have."""
     names = list(dict.fromkeys(name for line in lines for name in line.cells))
-    rows = [[_label(line), *(_ours(line.cells[name].ours) for name in names)] for line in lines if line.point.runs]
+    rows = [[line.name, *(_ours(line.cells[name].ours) for name in names)] for line in lines if line.point.runs]
     head = [f"{name} ({'/'.join(_counts(lines, name))} pictures)" for name in names]
     return [Text(["Top-1 in %:"]), Grid(["row", *head], rows)] if names else []
 
@@ -195,34 +191,6 @@ def _analyses(entry: Entry, lines: Sequence[Line]) -> list:
     return [Heading("Curvature"), Grid(head, rows)] if rows else []
 
 
-def _costs(lines: Sequence[Line]) -> list:
-    rows = [
-        [_label(line), str(len(line.point.runs)), cost.epochs, _number(cost.grad_evals and cost.grad_evals / 1e6, "{:,.4g}"),
-         _hours(cost.hours), " ".join(f"`{run.folder.name}`" for run in line.point.runs)]
-        for line in lines if (cost := line.cost)
-    ]  # fmt: skip
-    head = ["row", "seeds", "epochs", "gradient evaluations, 10⁶", "training time", "runs"]
-    return [Heading("Cost"), Grid(head, rows)] if rows else []
-
-
-def _same_cost(results: Sequence[tuple[Setting, list[Line]]]) -> list:
-    """Which lines vanilla can be compared with at equal compute."""
-    lines = {}
-    for setting, found in results:
-        lines |= {
-            f"{_label(line)}{f' [{setting.what(2)}]' if setting.departs else ''}": line for line in found if line.cost
-        }
-    if not lines:
-        return []
-    told = [
-        f"{spent / 1e6:,.4g} million gradient evaluations: {'; '.join(labels)}"
-        for spent, labels in equal_cost(lines)
-        if 0 < sum("vanilla" in label for label in labels) < len(labels)
-    ]
-    more = "For vanilla at the gradient evaluations of SAM and GSAM: `python scripts/reproduce.py … --matched-compute`."
-    return [Heading("Equal compute"), Text([*told, more], bullets=True)]
-
-
 def _records(entry: Entry, setting: Setting, line: Line) -> list[dict]:
     spent, point = line.cost, line.point
     shared = {
@@ -231,7 +199,7 @@ def _records(entry: Entry, setting: Setting, line: Line) -> list[dict]:
         "departs": ", ".join(f"{key}={setting.value(key)}" for key in sorted(setting.departs)) or None,
         "grid_points_run": line.tried, "grid_points": line.grid,
         **(asdict(spent) if spent else {"epochs": None, "grad_evals": None, "hours": None}),
-        "runs": " ".join(run.folder.name for run in point.runs) or None,
+        "runs": " ".join(map(run_name, point.runs)) or None,
     }  # fmt: skip
     return [
         {**shared, "column": name, "evalset": cell.evalset, "paper": cell.paper,
@@ -242,11 +210,6 @@ def _records(entry: Entry, setting: Setting, line: Line) -> list[dict]:
     ]  # fmt: skip
 
 
-def _label(line: Line) -> str:
-    chosen = f" (best of {line.tried})" if line.tried > 1 else ""
-    return f"{line.panel} · {line.label}{chosen}" if line.panel else f"{line.label}{chosen}"
-
-
 def _ours(mean: Mean | None) -> str:
     if mean is None:
         return NOT_RUN
@@ -255,12 +218,6 @@ def _ours(mean: Mean | None) -> str:
 
 def _number(value: float | None, form: str = "{:.1f}") -> str:
     return "-" if value is None else form.format(value)
-
-
-def _hours(hours: float | None) -> str:
-    if hours is None:
-        return "-"
-    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
 
 
 def _points(fraction: float | None) -> float | None:

@@ -14,6 +14,7 @@ from gsam.identity import deciding
 from gsam.recipes import same
 
 from .load import Run, read_run
+from .starts import start, usual
 
 # What says most of how a run departs from its experiment comes first.
 FIRST = ("data.name", "model.name", "train.epochs", "train.batch_size", "data.limit_train", "data.holdout")
@@ -21,11 +22,13 @@ FIRST = ("data.name", "model.name", "train.epochs", "train.batch_size", "data.li
 
 @dataclass
 class Point:
-    """One place of a row: its finished runs, which differ in their seed only. at: axis -> value, {} of a row without axes."""
+    """One place of a row: its finished runs, one per seed, which differ in nothing else. at: axis -> value, {} of a row
+    without axes · repeats: older runs of the same seeds, which are in no number."""
 
     row: Row
     at: dict[str, Any]
     runs: list[Run] = field(default_factory=list)
+    repeats: list[Run] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -46,6 +49,8 @@ class Setting:
     departs: dict[str, list[Any]] = field(default_factory=dict)
     members: list[tuple[dict, dict]] = field(default_factory=list)
     """(what the experiment decides, what the run decides) of each run"""
+    starts: dict[str, str] = field(default_factory=dict)
+    """pretraining experiment -> the weights that the runs of its rows start from"""
 
     @property
     def ran(self) -> list[Point]:
@@ -79,27 +84,61 @@ def settings(entry: Entry, runs: Iterable[Run]) -> list[Setting]:
     """The finished runs sorted into settings: first the experiments' own, which may have no run, then the others, those with
     most points first.
 
-    Runs of several rows are of one setting if they agree in all that any of them departs in and their experiments agree in.
+    Runs of several rows are of one setting if they agree in all that any of them departs in and their experiments agree in, and
+    if those of one pretraining's rows start from the same weights. Runs without a readable configuration are in none.
     """
     found = [Setting(_places(entry))]
-    for row, run in ((row, run) for row in entry.rows for run in runs):
-        if not run.done or run.meta.get("experiment") != row.experiment:
-            continue
-        told = {key: ours for key, (_, ours) in departures(run.config, row).items()}
-        member = expected(row.experiment), deciding(run.config)
-        setting = next((setting for setting in found if _fits(setting, member, told)), None)
+    for row, run, told, begin in _departing(entry, runs):
+        ours = deciding(run.config)
+        if row.weights:  # compared as `begin`: the path is another on every machine
+            ours.pop("model.init", None)
+        member = expected(row.experiment), ours
+        setting = next((each for each in found if _fits(each, member, told, row.weights, begin)), None)
         if setting is None:
             found.append(setting := Setting(_places(entry)))
         setting.members.append(member)
+        if row.weights:
+            setting.starts[row.weights] = begin
         for key, value in told.items():
             values = setting.departs.setdefault(key, [])
             values += [value] * (not any(same(value, other) for other in values))
         _point(setting, row, run).runs.append(run)
+    for point in (point for setting in found for point in setting.points):
+        _one_per_seed(point)
     return [found[0], *sorted(found[1:], key=lambda setting: -len(setting.ran))]
 
 
-def _fits(setting: Setting, member: tuple[dict, dict], told: dict[str, Any]) -> bool:
+def _departing(entry: Entry, runs: Iterable[Run]) -> list[tuple[Row, Run, dict[str, Any], str]]:
+    """(row, finished run, what it departs in, name of the weights that it starts from; "" where the row names none)."""
+    found = []
+    for row, run in ((row, run) for row in entry.rows for run in runs):
+        if run.done and run.config and run.meta.get("experiment") == row.experiment:
+            told = {key: ours for key, (_, ours) in departures(run.config, row).items()}
+            begin = start(run, row)
+            if "model.init" in told and begin:
+                told["model.init"] = begin
+            found.append((row, run, told, begin))
+    own = usual([(row, run, begin) for row, run, told, begin in found if row.weights and not told])
+    for row, _, told, begin in found:
+        if row.weights and not told and begin != own[row.weights]:
+            told["model.init"] = begin
+    return found
+
+
+def _one_per_seed(point: Point) -> None:
+    """Keep the newest run of each seed: the same seed again is no further sample."""
+    newest: dict[Any, Run] = {}
+    for run in sorted(point.runs, key=lambda run: (str(run.meta.get("started")), run.folder)):
+        newest[run.setting("train.seed")] = run
+    kept = {id(run) for run in newest.values()}
+    point.repeats = [run for run in point.runs if id(run) not in kept]
+    point.runs = [run for run in point.runs if id(run) in kept]
+
+
+def _fits(setting: Setting, member: tuple[dict, dict], told: dict[str, Any], weights: str | None, begin: str) -> bool:
     if bool(told) != bool(setting.departs):  # a run of the experiments, and one that departs
+        return False
+    if weights and setting.starts.get(weights, begin) != begin:
         return False
     theirs, ours = member
     keys = setting.departs.keys() | told.keys()

@@ -33,12 +33,16 @@ class Cell:
     """ours - paper, points"""
     tolerance: float | None = None
     """points"""
+    noisy: bool = False
+    """our seeds differ too much for a verdict"""
 
     @property
     def verdict(self) -> str:
-        """ "within", "above" or "below" of what may be expected; "" where nothing is compared."""
+        """ "within", "above" or "below" of what may be expected, "too noisy"; "" where nothing is compared."""
         if self.difference is None:
             return ""
+        if self.noisy:
+            return "too noisy"
         return "within" if abs(self.difference) <= self.tolerance else ("above" if self.difference > 0 else "below")
 
 
@@ -65,6 +69,12 @@ class Line:
     @property
     def cost(self) -> Cost | None:
         return cost(self.point)
+
+    @property
+    def name(self) -> str:
+        """As printed: "augmentation · light · SAM", "min(f_p + λh) (best of 6)"."""
+        chosen = f" (best of {self.tried})" if self.tried > 1 else ""
+        return f"{self.panel} · {self.label}{chosen}" if self.panel else f"{self.label}{chosen}"
 
 
 def table(entry: Entry, setting: Setting, weights: str = "raw", checkpoint: str = "last.pt") -> list[Line]:
@@ -157,7 +167,8 @@ def _cell(
         cell.partial = ours.n < COMPLETE.get(evalset, 0) or any(_limited(run, evalset) for run in point.runs)
         if theirs is not None and not cell.partial:
             cell.difference = 100 * ours.top1 - theirs
-            cell.tolerance = 100 * ours.tolerance(str(point.runs[0].setting("model.name", "")))
+            model = str(point.runs[0].setting("model.name", ""))
+            cell.tolerance, cell.noisy = 100 * ours.tolerance(model), ours.noisy(model)
     return cell
 
 

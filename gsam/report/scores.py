@@ -19,8 +19,10 @@ RULE = (
     "Tolerance: two standard errors of the difference between a mean over n seeds and one published run, 2 s √(1 + 1/n), plus "
     "0.05 for rounding; s is the largest of three: the standard deviation of our seeds, the spread over seeds that the "
     "literature reports (0.24 points for ViTs, taken for Mixers too, 0.08 for ResNets: Becker et al. 2024, arXiv 2401.12033), "
-    "and the sampling error of the set √(p(1 − p)/pictures)."
+    "and the sampling error of the set √(p(1 − p)/pictures). Where our seeds' standard deviation is more than 3 times the "
+    'larger of the other two, the verdict is "too noisy": some seed went wrong.'
 )
+NOISY = 3.0
 
 
 @dataclass
@@ -32,11 +34,19 @@ class Mean:
     seeds: int
     n: int
 
+    def known_spread(self, model: str) -> float:
+        """What runs of this model and set are known to differ by: the literature's seeds or the set's sampling error."""
+        family = next((spread for name, spread in SEED_SPREAD.items() if name in model), 0.0)
+        return max(family, math.sqrt(self.top1 * (1 - self.top1) / self.n))
+
     def tolerance(self, model: str) -> float:
         """How far the mean may be from a published number of one run, as a fraction; see RULE."""
-        family = next((spread for name, spread in SEED_SPREAD.items() if name in model), 0.0)
-        s = max(self.spread or 0.0, family, math.sqrt(self.top1 * (1 - self.top1) / self.n))
+        s = max(self.spread or 0.0, self.known_spread(model))
         return 2 * s * math.sqrt(1 + 1 / self.seeds) + 0.0005
+
+    def noisy(self, model: str) -> bool:
+        """Whether our seeds differ so much that the tolerance would accept nearly everything."""
+        return (self.spread or 0.0) > NOISY * self.known_spread(model)
 
 
 def scores(run: Run, weights: str = "raw", checkpoint: str = "last.pt") -> dict[str, Score]:

@@ -18,11 +18,12 @@ from gsam.analysis.settings import load_analysis
 from gsam.analysis.task import run as analyze
 from gsam.catalogue import entries, entry, expected
 from gsam.report import catalogue_report
+from gsam.report.cost_page import same_cost
 from gsam.report.figures import fig4, fig6, fig9
 from gsam.report.load import read_run
 from gsam.report.matching import find_runs, settings
 from gsam.report.paper_table import equal_cost, table
-from gsam.report.scores import mean, scores
+from gsam.report.scores import Mean, mean, scores
 from gsam.runtime import Runtime
 from tests.record_catalogue import composed, unpack
 
@@ -42,6 +43,11 @@ def records(runs, name):
     return [json.loads(line) for line in (runs / "report" / f"{name}.jsonl").read_text().splitlines()]
 
 
+def change(file, function):
+    """A JSON file with what the function makes of it."""
+    file.write_text(json.dumps(function(json.loads(file.read_text()))))
+
+
 def lines_of(runs, name, number=1):
     """(setting, lines) of an entry; number 0: the experiments' own, 1: the recorded ones."""
     one = entry(name)
@@ -55,7 +61,7 @@ def published_size(recorded, tmp_path):
 
     def make(experiment, seed, top1, n=50_000, **changed):
         source = next(path.parent for path in (recorded / experiment).glob("*/DONE"))
-        folder = tmp_path / "runs" / experiment / f"{seed}-{len(list(tmp_path.rglob('DONE')))}"
+        folder = tmp_path / "runs" / experiment / f"{len(list(tmp_path.rglob('DONE'))):08x}"
         shutil.copytree(source, folder)
         config = yaml.safe_load((folder / "config.yaml").read_text())
         config = {key: config[key] for key in ("run", "wandb", "paths")}
@@ -152,6 +158,89 @@ def test_against_the_paper(published_size, tmp_path):
     assert "Tolerance: two standard errors" in page and "on a part of a set" in page
 
 
+def test_seeds_that_differ_too_much_are_no_agreement(published_size, tmp_path):
+    """A seed that went wrong widens the tolerance so far that everything would be within it."""
+    for seed, top1 in ((0, 0.768), (1, 0.30)):
+        published_size("table1/vit_b32_gsam", seed, top1)
+    row = next(r for r in catalogue_report.write("table6", tmp_path / "runs").records if r["runs"])
+    assert row["difference"] == pytest.approx(-23.4) and row["tolerance"] > 80 and row["verdict"] == "too noisy"
+    spread = [Mean(0.768, s, 2, 50_000).noisy("vit_base_patch32_224") for s in (2.9 * 0.0024, 3.1 * 0.0024)]
+    assert spread == [False, True]
+
+
+def test_a_seed_that_ran_twice_counts_once(published_size, tmp_path):
+    first, again = published_size("table1/vit_b32_gsam", 0, 0.70), published_size("table1/vit_b32_gsam", 0, 0.76)
+    other = published_size("table1/vit_b32_gsam", 1, 0.77)
+    change(first / "meta.json", lambda meta: meta | {"started": "2026-12-01T00:00:00+00:00"})  # the newest
+    row = next(r for r in catalogue_report.write("table6", tmp_path / "runs").records if r["runs"])
+    assert row["seeds"] == 2 and row["ours"] == pytest.approx(73.5)
+    assert row["runs"].split() == [f"table1/vit_b32_gsam/{folder.name}" for folder in (first, other)]
+    page = (tmp_path / "runs/report/table6.md").read_text()
+    assert f"- `table1/vit_b32_gsam/{again.name}`: repeat of seed 0, not counted" in page
+
+
+def test_fine_tunings_from_other_weights_are_other_settings(published_size, tmp_path):
+    """Only those from the pretraining that the row names stand beside the paper, and never two pretrainings in one mean."""
+    runs, name = tmp_path / "runs", "table3/vit_s16_gsam_pets"
+    usual, second = (published_size("table1/vit_s16_gsam", seed, 0.79) for seed in (0, 1))
+    small = published_size("table1/vit_s16_gsam", 0, 0.3, **{"train.epochs": "1ep"})
+    moved = "/elsewhere/table1/vit_s16_gsam"
+    own = [
+        published_size(name, seed, 0.9, **{"model.init": init})
+        for seed, init in ((0, str(usual)), (1, f"{moved}/{usual.name}/checkpoints/last.pt"))
+    ]
+    starts = {
+        f"table1/vit_s16_gsam/{second.name}": str(second),
+        f"table1/vit_s16_gsam/{small.name}": str(small),
+        f"{moved}/{usual.name}/checkpoints/best.pt": f"{moved}/{usual.name}/checkpoints/best.pt",
+        f"table1/vit_s16_gsam/{usual.name}@ema": f"{usual}@ema",
+        "timm-from-somewhere": "timm-from-somewhere",
+        "null": None,
+    }
+    for init in starts.values():
+        published_size(name, 0, 0.9, **{"model.init": init})
+    first, *others = settings(entry("table3"), find_runs(runs, [entry("table3")]))
+    assert not first.departs and [run.folder for point in first.ran for run in point.runs] == own
+    assert sorted(setting.value("model.init") for setting in others) == sorted(starts)
+    assert all(len(setting.ran) == len(setting.ran[0].runs) == 1 for setting in others)
+    report = catalogue_report.write("table3", runs)
+    assert {row["seeds"] for row in report.records if row["verdict"]} == {2}
+    assert "2 more settings not shown" in (runs / "report/table3.md").read_text()
+
+
+def test_settings_that_are_not_shown_are_named(published_size, tmp_path):
+    """Vanilla at equal compute always is."""
+    for size in (128, 256, 512, 1024, 2048):
+        for experiment in ("vit_b32_vanilla", "vit_b32_gsam"):
+            published_size(f"table1/{experiment}", 0, 0.7, **{"train.batch_size": size})
+    published_size("table1/vit_b32_gsam", 0, 0.7, **{"train.batch_size": 8192})
+    published_size("table1/vit_b32_vanilla", 0, 0.7, **{"train.epochs": "600ep"})
+    report = catalogue_report.write("table5", tmp_path / "runs")
+    shown = {row["departs"] for row in report.records}
+    assert len(shown) == 6 and "train.epochs=600ep" in shown and "train.batch_size=8192" not in shown
+    page = (tmp_path / "runs/report/table5.md").read_text()
+    assert "2 more settings not shown" in page and "- train.batch_size=8192: 1 row" in page
+
+
+def test_damaged_folders_are_named_and_counted_nowhere(published_size, tmp_path):
+    folders = [published_size("table1/vit_b32_gsam", seed, 0.76) for seed in range(4)]
+    (folders[0] / "config.yaml").write_text("")
+    (folders[1] / "config.yaml").write_text("train: [1, 2\nmodel")
+    row = json.loads((folders[2] / "results.jsonl").read_text())
+    (folders[2] / "results.jsonl").write_text(json.dumps(row | {"top1": math.nan}) + "\n")
+    (folder := tmp_path / "runs" / "list").mkdir()
+    (folder / "meta.json").write_text("[]")
+    (folder / "config.yaml").write_text("{}")
+    report = catalogue_report.write("table6", tmp_path / "runs")
+    assert [(r["departs"], r["seeds"]) for r in report.records if r["runs"]] == [(None, 1)]
+    page = (tmp_path / "runs/report/table6.md").read_text()
+    start = "- `table1/vit_b32_gsam/"
+    assert f"{start}{folders[0].name}`: config.yaml is empty" in page
+    assert f"{start}{folders[1].name}`: config.yaml is damaged (while parsing" in page
+    assert f"{start}{folders[2].name}`: results.jsonl line 1: top1 is nan, no fraction of pictures; skipped" in page
+    assert read_run(folder).problems[:2] == ["config.yaml is empty", "meta.json is empty"]
+
+
 def test_vanilla_at_equal_compute_stands_apart_and_is_named(published_size, tmp_path):
     published_size("table1/vit_b32_gsam", 0, 0.768)
     published_size("table1/vit_b32_vanilla", 0, 0.714)
@@ -163,7 +252,7 @@ def test_vanilla_at_equal_compute_stands_apart_and_is_named(published_size, tmp_
     assert not own.departs and matched.departs == {"train.epochs": ["600ep"]}
     page = catalogue_report.write("table5", tmp_path / "runs").page
     (text,) = [line for block in page.blocks for line in getattr(block, "lines", ()) if "million gradient" in line]
-    assert "GSAM, 300 epochs; vanilla, 300 epochs [train.epochs=600ep]" in text
+    assert "GSAM, 300 epochs; vanilla, 300 epochs [train.epochs=600ep]" in text and text.startswith("vit_base_patch32")
 
 
 def test_of_a_grid_the_best_run_is_the_row(recorded):
@@ -190,7 +279,7 @@ def test_means_are_over_seeds_of_the_whole_run(recorded, tmp_path):
     (copied / "unfinished" / "DONE").unlink()
     report = catalogue_report.write("table6", tmp_path / "runs")
     assert not any(row["runs"] for row in report.records)
-    assert "unfinished (table1/vit_b32_sam): not finished" in (tmp_path / "runs/report/table6.md").read_text()
+    assert "`table1/vit_b32_sam/unfinished`: not finished" in (tmp_path / "runs/report/table6.md").read_text()
 
 
 def test_figure_4_shows_what_was_measured(recorded):
@@ -245,6 +334,18 @@ def test_lines_of_equal_cost_are_found(recorded):
     assert [(spent, names) for spent, names in equal_cost(costs) if len(names) > 1] == [
         (2000, ["vanilla, 600 epochs", "GSAM, 300 epochs"])
     ]
+
+
+def test_equal_compute_is_said_of_one_model_and_not_of_fine_tunings(recorded):
+    """Vanilla of one network beside SAM of another would be no comparison, and all fine-tunings cost the same."""
+    headings = {name: "## Equal compute" in (recorded / "report" / f"{name}.md").read_text() for name in TRAINED}
+    assert {name for name, found in headings.items() if not found} == {"table2", "table3", "fig4", "fig8", "fig9"}
+    setting, lines = lines_of(recorded, "fig6")
+    assert len(same_cost(entry("fig6"), [(setting, lines)])[1].lines) == 2
+    for line in lines:
+        for run in line.point.runs:
+            run.config["model"]["name"] = "one" if "vanilla" in line.label else "another"
+    assert len(same_cost(entry("fig6"), [(setting, lines)])[1].lines) == 1  # how to train what is missing
 
 
 def test_theory_is_drawn_from_its_rows(tmp_path):
