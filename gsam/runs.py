@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+SECTIONS = ("data", "model", "train")  # of a config.yaml, that its readers count on
+
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """(meta.json, config.yaml) of a run; None where one of them is not there or damaged."""
@@ -15,7 +17,8 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
         config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)
     except (OSError, ValueError, yaml.YAMLError):
         return None
-    return (meta, config) if isinstance(meta, dict) and isinstance(config, dict) else None
+    whole = isinstance(config, dict) and all(isinstance(config.get(section), dict) for section in SECTIONS)
+    return (meta, config) if whole and isinstance(meta, dict) else None
 
 
 def origin(init: str) -> Path:

@@ -31,7 +31,7 @@ def main() -> int:
 
     from gsam.catalogue import entries
     from gsam.reproduce.plan import Request, select
-    from gsam.reproduce.show import listing, speeds
+    from gsam.reproduce.show import listing, passed_over, speeds
 
     console = Console(highlight=False)
 
@@ -45,6 +45,8 @@ def main() -> int:
                 console.print(listing(request, known))
             if known is not None:
                 say(known.text)
+        for line in passed_over(args.runs):
+            say(line)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -33,12 +33,20 @@ def scan(root: Path) -> list[Found]:
     """Every run folder below `root`, sorted by path. A folder without readable meta.json and config.yaml is passed over: it has
     not started, or is damaged and cannot be told from others."""
     found = []
-    folders = {path.parent for depth in range(1, 7) for path in root.glob("*/" * depth + "config.yaml")}
-    for folder in sorted(folders):
+    for folder in _folders(root):
         if (files := read(folder)) is not None:
             meta, config = files
             found.append(Found(folder, str(meta.get("experiment")), config, (folder / "DONE").exists()))
     return found
+
+
+def damaged(root: Path) -> list[Path]:
+    """The folders that `scan` passes over although both files are there."""
+    return [each for each in _folders(root) if (each / "meta.json").is_file() and read(each) is None]
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted({path.parent for depth in range(1, 7) for path in root.glob("*/" * depth + "config.yaml")})
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -48,4 +56,4 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except ValueError:  # cut off where its writer was killed
             continue
-    return rows
+    return [row for row in rows if isinstance(row, dict)]

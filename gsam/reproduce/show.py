@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gsam.catalogue import Row, departures, sets
 from gsam.reproduce.cost import Speeds, evaluations
-from gsam.reproduce.found import Found, scan
+from gsam.reproduce.found import Found, damaged, scan
 from gsam.reproduce.plan import Request, Task, left_out, plan
 from gsam.runtime import Runtime
 
@@ -55,8 +55,13 @@ def plan_table(request: Request, tasks: Sequence[Task], say: Say, *, hours: bool
     lines += [f"with {' '.join(request.extra)}"] if request.extra else []
     for experiment in dict.fromkeys(task.job.row.experiment for task in tasks):
         lines += [f"without {each} in {experiment}: no such key there" for each in left_out(experiment, request)]
-    after = [*([total] if tasks else []), f"then: {'; '.join(then)}", *notes]
+    after = [*([total] if tasks else []), f"then: {'; '.join(then)}", *notes, *passed_over(request.root)]
     return Group(*map(Text, lines), *([table] if tasks else []), *map(Text, after))
+
+
+def passed_over(root: Path) -> list[str]:
+    """A line for each damaged run folder."""
+    return [f"passed over: {each}: its config.yaml or meta.json is damaged" for each in damaged(root)]
 
 
 def listing(request: Request, known: Speeds | None) -> Group:

@@ -8,8 +8,9 @@ from omegaconf import OmegaConf
 from gsam.reproduce.check import check
 from gsam.reproduce.cost import evaluations
 from gsam.reproduce.execute import train_command
-from gsam.reproduce.found import scan
+from gsam.reproduce.found import damaged, scan
 from gsam.reproduce.plan import Request, left_out, plan, results, select, unfinished
+from gsam.reproduce.show import passed_over
 from tests.runs import train
 
 MINIATURE = (
@@ -190,3 +191,17 @@ def test_folders_without_a_started_run_are_passed_over(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "config.yaml").write_text("train: {seed: 0}\n")
     assert scan(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("meta", "config"), [("[1]", "a: 1"), ("{}", ""), ("{}", "[1]"), ("{", "a: 1"), ("{}", "a: ["), ("{}", "a: 1")]
+)
+def test_damaged_folders_are_passed_over_and_named(meta, config, tmp_path):
+    folder = tmp_path / "table6" / "decayed" / "0a1b2c3d"
+    folder.mkdir(parents=True)
+    (folder / "meta.json").write_text(meta)
+    (folder / "config.yaml").write_text(config)
+    assert scan(tmp_path) == [] and damaged(tmp_path) == [folder]
+    (task,) = plan(request(tmp_path))
+    assert not task.done
+    assert passed_over(tmp_path) == [f"passed over: {folder}: its config.yaml or meta.json is damaged"]
