@@ -49,7 +49,7 @@ def main() -> int:
     from gsam.reproduce.check import check
     from gsam.reproduce.execute import Left, measure, report, train
     from gsam.reproduce.plan import plan
-    from gsam.reproduce.show import plan_table
+    from gsam.reproduce.show import name, plan_table
 
     console = Console(highlight=False)
 
@@ -68,8 +68,8 @@ def main() -> int:
             return 0
         train(request, say)
         waiting = [task for task in plan(request) if task.waits]
-        failures = [f"failed: {name}" for name in sorted(request.failed)]
-        failures += [f"waits for {task.waits}: {task.name}" for task in waiting]
+        failures = [f"failed: {what}" for what in request.failed.values()]
+        failures += [f"waits for {task.waits}: {name(task, request)}" for task in waiting]
         failures += measure(request, say)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ from gsam.cli import REQUEUE, run_child
 from gsam.identity import leaves
 from gsam.reproduce.found import Found
 from gsam.reproduce.plan import Request, plan, results, unfinished
+from gsam.reproduce.show import name
 
 ROOT = Path(__file__).resolve().parents[2]
 Say = Callable[[str], None]
@@ -33,11 +34,18 @@ def train(request: Request, say: Say) -> None:
 
     Raises Left when a training was asked to leave.
     """
+    ended: set[str] = set()
     while todo := unfinished(plan(request), request.failed):
+        again = {task.name for task in todo} & ended
         for number, task in enumerate(todo, start=1):
-            say(f"training {number} of {len(todo)}: {task.name}")
-            if not _run(train_command(task.overrides, request), say):
-                request.failed.add(task.name)
+            text = name(task, request)
+            if task.name in again:  # train.py would be satisfied with it for ever
+                request.failed[task.name] = f"{text}: ended well, but no finished run of it is below {request.root}"
+                continue
+            say(f"training {number} of {len(todo)}: {text}")
+            if code := _run(train_command(task.overrides, request), say):
+                request.failed[task.name] = f"{text}: exit code {code}"
+            ended.add(task.name)
 
 
 def measure(request: Request, say: Say) -> list[str]:
@@ -49,9 +57,9 @@ def measure(request: Request, say: Say) -> list[str]:
     paths = [each for each in request.extra if each.lstrip("+").startswith("paths.")]
     for run in results(request, plan(request)):
         for command in [*_evaluations(run, request), *_analyses(run, request)]:
-            if not _run([*command, *paths], say):
-                failures.append(f"{run.folder}: {Path(command[1]).name} failed")
-    if request.entry.theory and not _run(
+            if code := _run([*command, *paths], say):
+                failures.append(f"{run.folder}: {Path(command[1]).name}: exit code {code}")
+    if request.entry.theory and _run(
         [
             sys.executable,
             str(ROOT / "scripts/analyze.py"),
@@ -66,7 +74,7 @@ def measure(request: Request, say: Say) -> list[str]:
 
 def report(request: Request, say: Say) -> bool:
     """The entry's table or figure. Whether it could be made."""
-    return _run([sys.executable, str(ROOT / "scripts/report.py"), request.entry.name, str(request.root)], say)
+    return not _run([sys.executable, str(ROOT / "scripts/report.py"), request.entry.name, str(request.root)], say)
 
 
 def _evaluations(run: Found, request: Request) -> list[list[str]]:
@@ -97,12 +105,12 @@ def theory_folder(request: Request) -> Path:
     return request.root / "theory" / str(request.entry.theory)
 
 
-def _run(command: Sequence[str], say: Say) -> bool:
-    """Whether the command ended well. Raises Left when it, or this process, was asked to leave."""
+def _run(command: Sequence[str], say: Say) -> int:
+    """The command's exit code. Raises Left when it, or this process, was asked to leave."""
     sys.stdout.flush()
     code = run_child(command)
     if code == REQUEUE:
         raise Left
     if code:
         say(f"failed with exit code {code}: {' '.join(map(os.fspath, command[1:]))}")
-    return code == 0
+    return code

@@ -26,7 +26,8 @@ class Found:
     def top1(self) -> float:
         """Of the last evaluation during training, of the weights themselves; nan if there is none."""
         rows = [row for row in _rows(self.folder / "metrics.jsonl") if row.get("kind") == "eval"]
-        return next((row["top1"] for row in reversed(rows) if row.get("weights") == "raw"), float("nan"))
+        value = next((row.get("top1") for row in reversed(rows) if row.get("weights") == "raw"), None)
+        return float("nan") if value is None else float(value)
 
 
 def scan(root: Path) -> list[Found]:

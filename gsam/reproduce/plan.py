@@ -1,7 +1,8 @@
 """What an entry of the catalogue still needs. Reads run folders; imports no torch."""
 
 import difflib
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -71,8 +72,8 @@ class Request:
     weights: Path | None = None
     """folder with the runs or files that fine-tunings start from; None: `root`"""
     gpus: int = 1
-    failed: set[str] = field(default_factory=set)
-    """names of tasks that failed in this process: not tried again, and no longer waited for"""
+    failed: dict[str, str] = field(default_factory=dict)
+    """name of a task that failed in this process -> what happened; not tried again, and no longer waited for"""
 
 
 def select(target: str) -> Entry:
@@ -237,14 +238,26 @@ def _fine_tuning(job: Job, request: Request, runs: Sequence[Found]) -> list[Task
                 f"weights of {job.row.weights}: reproduce that first, or --weights <folder>, or model.init=<file>"
             )
     elif tried:
-        over = [task for task in tried if task.done]
-        if len(over) + sum(task.name in request.failed for task in tried) < len(tried) or not over:
-            last.waits = f"the choice of {', '.join(job.row.over)} on {job.row.holdout:.0%} of the training pictures"
+        best = _best(tried, request)
+        if isinstance(best, str):
+            last.waits = (
+                f"the choice of {', '.join(job.row.over)} on {job.row.holdout:.0%} of the training pictures{best}"
+            )
         else:
-            best = max(over, key=lambda task: task.found.top1()).job.values  # of equals the first
             chosen = [f"{key}={value}" for key, value in best.items()]
             last = _task(Job(job.row, job.seed, best, (*job.overrides, *chosen)), request, runs, more)
     return [*tried, last]
+
+
+def _best(tried: Sequence[Task], request: Request) -> Mapping[str, Any] | str:
+    """The values of the task with the highest top-1, of equals the first's; why there is none yet, after what is waited for."""
+    if any(not task.done and task.name not in request.failed for task in tried):
+        return ""
+    scores = [(task.found.top1(), task) for task in tried if task.done and task.found is not None]
+    scores = [(top1, task) for top1, task in scores if math.isfinite(top1)]  # else a nan that comes first would win
+    if not scores:
+        return f": none of {len(tried)} trainings ended with a top-1"
+    return max(scores, key=lambda each: each[0])[1].job.values
 
 
 def _weights(job: Job, request: Request, runs: Sequence[Found]) -> str | None:

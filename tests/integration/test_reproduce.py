@@ -117,10 +117,22 @@ def test_a_failed_training_is_reported_and_the_others_go_on(tmp_path, fashion_ro
     (tmp_path / "table5" / "vit_b32_vanilla_600").write_text("a file where the run's folder would have to be")
     result = run("table5", tmp_path, *settings)
     assert result.returncode == 1
-    assert "cannot be written" in result.stderr and "failed: experiment=table5/vit_b32_vanilla_600" in result.stdout
+    assert (
+        "cannot be written" in result.stderr
+        and "failed: table5/vit_b32_vanilla_600 train.seed=0: exit code 2\n" in result.stdout
+    )
     assert {run.experiment for run in scan(tmp_path) if run.done} == {
         "table1/vit_b32_vanilla", "table1/vit_b32_gsam",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_training_that_ends_well_without_finishing_is_not_repeated_for_ever(tmp_path, fashion_root):
+    settings = (f"paths.fashion_mnist={fashion_root}", "data.limit_train=64", "train.epochs=2st", "schedule.warmup_steps=1",
+                "train.max_steps=1", "--no-hours")  # fmt: skip
+    result = run("table6/decayed", tmp_path, *settings)
+    assert result.returncode == 1 and result.stdout.count("training 1 of 1: ") == 1
+    assert "failed: table6/decayed train.seed=0: ended well, but no finished run of it is below" in result.stdout
 
 
 @pytest.mark.slow

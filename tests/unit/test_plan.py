@@ -1,5 +1,6 @@
 """What reproduce.py plans from run folders that real trainings left."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from gsam.reproduce.check import check
 from gsam.reproduce.cost import evaluations
 from gsam.reproduce.execute import train_command
 from gsam.reproduce.found import damaged, scan
-from gsam.reproduce.plan import Request, left_out, plan, results, select, unfinished
+from gsam.reproduce.plan import Request, Task, left_out, plan, results, select, unfinished
 from gsam.reproduce.show import passed_over
 from tests.runs import train
 
@@ -103,38 +104,62 @@ def test_fine_tuning_waits_for_weights_then_for_the_choice(tmp_path):
     assert f"model.init={tmp_path}/vit_s16_gsam.safetensors" in tasks[0].overrides
 
 
+TUNED = "table3/vit_s16_vanilla_pets"
+
+
+def tuning(root: Path, fashion_root: Path) -> Request:
+    plain = [each for each in MINIATURE if "group_size" not in each]
+    extra = (*plain, "train.epochs=1st", f"paths.fashion_mnist={fashion_root}")
+    return Request(select(TUNED), extra=extra, root=root, weights=root)
+
+
+def tune(root: Path, fashion_root: Path, count: int) -> list[Task]:
+    """One step of pretraining, and of the first of the trainings that choose. Returns those."""
+    asked = tuning(root, fashion_root)
+    train(*asked.extra, f"run.root={root}", experiment="table1/vit_s16_vanilla")
+    tried = plan(asked)[:count]
+    for task in tried:
+        train(*task.overrides[1:], f"run.root={root}", experiment=TUNED)
+    return tried
+
+
 def test_fine_tunings_are_found_again_when_the_runs_have_moved_or_are_spelled_otherwise(
     tmp_path, fashion_root, monkeypatch
 ):
-    """Two trainings of one step: the pretraining, and the first of the four that choose."""
+    def done(root: Path) -> list[bool]:
+        return [task.done for task in plan(tuning(root, fashion_root))]
 
-    def asked(root: Path) -> Request:
-        extra = (
-            *(each for each in MINIATURE if "group_size" not in each),
-            "train.epochs=1st",
-            f"paths.fashion_mnist={fashion_root}",
-        )
-        return Request(select("table3/vit_s16_vanilla_pets"), extra=extra, root=root, weights=root)
-
-    def trained(root: Path) -> list[bool]:
-        return [task.done for task in plan(asked(root))]
-
-    first = tmp_path / "runs"
-    train(*asked(first).extra, f"run.root={first}", experiment="table1/vit_s16_vanilla")
-    tried, *_ = plan(asked(first))
-    train(*tried.overrides[1:], f"run.root={first}", experiment="table3/vit_s16_vanilla_pets")
-    assert trained(first) == [True, False, False, False, False]
-    assert trained(tmp_path / "runs" / ".." / "runs") == [True, False, False, False, False]
+    first, moved, only_the_first = tmp_path / "runs", tmp_path / "moved", [True, False, False, False, False]
+    (tried,) = tune(first, fashion_root, 1)
     monkeypatch.chdir(tmp_path)
-    assert trained(Path("runs")) == [True, False, False, False, False]
-    first.rename(tmp_path / "moved")
-    assert trained(tmp_path / "moved") == [True, False, False, False, False]
-    (done,) = [run for run in scan(tmp_path / "moved") if run.experiment.endswith("/choice")]
-    (done.folder / "DONE").unlink()  # broken off: the weights it started from are not there any more
-    assert plan(asked(tmp_path / "moved"))[0].found is None
-    (tmp_path / "moved").rename(first)
-    (begun,) = [task for task in plan(asked(Path("runs"))) if task.found]
+    assert done(first) == done(tmp_path / "runs" / ".." / "runs") == done(Path("runs")) == only_the_first
+    first.rename(moved)
+    assert done(moved) == only_the_first
+    (run,) = [run for run in scan(moved) if run.experiment.endswith("/choice")]
+    (run.folder / "DONE").unlink()  # broken off: the weights it started from are not there any more
+    assert plan(tuning(moved, fashion_root))[0].found is None
+    moved.rename(first)
+    (begun,) = [task for task in plan(tuning(Path("runs"), fashion_root)) if task.found]
     assert begun.config.model.init == tried.config.model.init  # as it was spelled: another would be another folder
+
+
+def test_a_training_without_a_finite_top1_is_not_chosen(tmp_path, fashion_root):
+    tune(tmp_path, fashion_root, 4)
+    asked = tuning(tmp_path, fashion_root)
+    tasks = plan(asked)
+    assert [task.done for task in tasks] == [True] * 4 + [False] and tasks[-1].waits is None
+    tops = [task.found.top1() for task in tasks[:4]]
+
+    def spoil(task: Task) -> None:
+        file = task.found.folder / "metrics.jsonl"
+        file.write_text(re.sub(r'"top1": ?[\d.]+', '"top1": NaN', file.read_text()))
+
+    spoil(tasks[0])
+    best = 1 + tops[1:].index(max(tops[1:]))
+    assert plan(asked)[-1].job.values == tasks[best].job.values
+    for task in tasks[1:4]:
+        spoil(task)
+    assert plan(asked)[-1].waits.endswith("of the training pictures: none of 4 trainings ended with a top-1")
 
 
 @pytest.mark.parametrize(
