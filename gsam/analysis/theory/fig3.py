@@ -27,6 +27,7 @@ from gsam.optim.estimator import Estimator
 SURFACE = {"c": 0.3, "X": 6.0, "a": 0.27, "u": 0.3, "b": 0.21, "r": 0.19}
 WELLS = [(0.75, 0.72), (1.75, 0.72), (2.85, 0.72), (3.95, 0.72), (1.2, -0.72), (2.3, -0.72), (3.4, -0.72)]
 METHODS = ("SGD", "SAM", "GSAM")
+X_RANGE, Y_RANGE = (-0.3, 7.2), (-1.4, 1.4)  # what is drawn; starts lie in it
 
 
 @dataclass
@@ -48,6 +49,13 @@ class Settings:
             yield f"rho={self.rho}, alpha={self.alpha}, lr={self.lr}, steps={self.steps}: positive, alpha at least 0"
         if len(self.start) != 2:
             yield f"start={self.start}: two numbers, x and y"
+            return
+        (x, y), (left, right), (low, high) = self.start, X_RANGE, Y_RANGE
+        if not (left <= x <= right and all(low <= at <= high for at in (y, *self.offsets))):
+            yield (
+                f"start={self.start}, offsets={self.offsets}: outside the surface that is drawn; x is between {left:g} and "
+                f"{right:g}, y (offsets too) between {low:g} and {high:g}"
+            )
 
 
 def surface(w: Tensor) -> Tensor:
@@ -67,24 +75,25 @@ def run(settings: Settings, task: Any) -> list[dict]:
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """Where the three methods go and end: `ends` by method (x, y, f, fp, sigma_max, grad_norm), paths in `series`, the ends of
-    further starts in `starts`, and q = rho k / s at the start."""
+    """Where the three methods go and end: `ends` by method (see `end`), paths in `series`, the ends of further starts in
+    `starts`, q = rho k / s at the start, and `vectors` where SAM leaves the ridge, None if it does not."""
     start = torch.tensor(settings.start, dtype=torch.float64)
     paths = {name: trajectory(name, start, settings) for name in METHODS}
     starts = []
     for y in settings.offsets:
         at = torch.stack([start[0], torch.tensor(y, dtype=start.dtype)])
-        ends = {name: sharpness(trajectory(name, at, settings)[-1]) for name in METHODS}
+        ends = {name: end(trajectory(name, at, settings)[-1], settings.rho) for name in METHODS}
         starts.append({"y": y, **ends})
     f = Function(surface, start)
     ridge = torch.stack([start[0], torch.zeros(())])
     hessian, slope = f.hessian(ridge), f.gradient(ridge)[1][0].abs().item()
-    fork = paths["SAM"][(paths["SAM"][:, 1].abs() > 0.1).nonzero()[0, 0]]  # where it leaves the ridge
+    away = paths["SAM"][paths["SAM"][:, 1].abs() > 0.1]
     return {
         "rho": settings.rho, "alpha": settings.alpha, "lr": settings.lr, "steps": settings.steps,
         "q": settings.rho * -hessian[1, 1].item() / slope,
         "ends": {name: end(path[-1], settings.rho) for name, path in paths.items()}, "starts": starts,
-        "vectors": vectors(fork, settings), "series": {name: path.tolist() for name, path in paths.items()},
+        "vectors": vectors(away[0], settings) if len(away) else None,
+        "series": {name: path.tolist() for name, path in paths.items()},
         "grid": grid(),
     }  # fmt: skip
 
@@ -103,20 +112,16 @@ def trajectory(method: str, start: Tensor, settings: Settings) -> Tensor:
     return descend(surface, start, estimators[method], settings.steps, lr, settings.lr)
 
 
-def sharpness(w: Tensor) -> float:
-    """sigma_max of the surface's Hessian at w (2,)."""
-    return sigma_max(Function(surface, w).hessian())
-
-
 def end(w: Tensor, rho: float) -> dict[str, float]:
-    """What there is to say of a point: the perturbed loss is the maximum over the ball, by points on and in the circle."""
+    """x, y, f, fp (maximum over the ball, by points on and in the circle), gap, sigma_max, sigma_min (the lower eigenvalue:
+    positive at a minimum) and grad_norm at w (2,)."""
     f = Function(surface, w)
     angles, radii = torch.arange(720) * (2 * math.pi / 720), torch.linspace(0, rho, 41)
     ball = w + (radii[:, None, None] * torch.stack([angles.cos(), angles.sin()], -1)).reshape(-1, 2)
     loss, gradient = f.gradient()
-    sharp = surface(ball).max().item()
-    return {"x": w[0].item(), "y": w[1].item(), "f": loss, "fp": sharp, "gap": sharp - loss, "sigma_max": sharpness(w),
-            "grad_norm": gradient.norm().item()}  # fmt: skip
+    sharp, hessian = surface(ball).max().item(), f.hessian()
+    return {"x": w[0].item(), "y": w[1].item(), "f": loss, "fp": sharp, "gap": sharp - loss, "sigma_max": sigma_max(hessian),
+            "sigma_min": torch.linalg.eigvalsh(hessian)[0].item(), "grad_norm": gradient.norm().item()}  # fmt: skip
 
 
 def vectors(w: Tensor, settings: Settings) -> dict[str, list[float]]:
@@ -139,6 +144,6 @@ def vectors(w: Tensor, settings: Settings) -> dict[str, list[float]]:
 
 def grid(columns: int = 211, rows: int = 81) -> dict[str, Any]:
     """The surface for contours: x (columns), y (rows), f (rows, columns) with four digits."""
-    x, y = torch.linspace(-0.3, 7.2, columns), torch.linspace(-1.4, 1.4, rows)
+    x, y = torch.linspace(*X_RANGE, columns), torch.linspace(*Y_RANGE, rows)
     points = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).double()
     return {"x": x.tolist(), "y": y.tolist(), "f": [[round(v, 4) for v in line] for line in surface(points).tolist()]}

@@ -10,16 +10,21 @@ from matplotlib.figure import Figure
 from .theory_style import METHODS, RED, plain
 
 MARKERS = {"SGD": "o", "SAM": "s", "GSAM": "^"}
-FLAT = 3.0  # sigma_max below which an end counts as flat: the sharp minima have more than 30, the flat one has 0.33
+FLAT = 3.0  # sigma_max below which a minimum counts as flat: the sharp ones have more than 30, the flat one has 0.33
+ARRIVED = 0.05  # gradient norm below which an end counts as reached: the slope along the ridge is about 0.3
+KINDS = {"flat": "a flat minimum", "sharp": "a sharp minimum", "none": "NO minimum"}
 
 
 def draw(row: dict) -> Figure:
-    """Above: the surface in perspective, and one step in close-up. Below: the three trajectories on the contours."""
+    """Above: the surface in perspective, and the step that takes SAM off the ridge. Below: the trajectories on the contours."""
     figure = Figure(figsize=(11, 8.4), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[1.15, 1])
-    left, right = top.subfigures(1, 2, width_ratios=[1.35, 1])
-    _perspective(left, row)
-    _step(right.subplots(), row)
+    if row["vectors"] is None:  # SAM stays on the ridge: there is no step to look at
+        _perspective(top, row)
+    else:
+        left, right = top.subfigures(1, 2, width_ratios=[1.35, 1])
+        _perspective(left, row)
+        _step(right.subplots(), row)
     _trajectories(bottom.subplots(), row)
     return figure
 
@@ -60,22 +65,35 @@ def _gif(animation: FuncAnimation) -> bytes:
 
 def sentence(row: dict) -> str:
     """What was found, and whether it is what the paper says."""
-    ends = row["ends"]
-    as_said = ends["GSAM"]["sigma_max"] < FLAT < min(ends["SGD"]["sigma_max"], ends["SAM"]["sigma_max"])
-    where = ", ".join(f"{name} σ_max = {at['sigma_max']:.2f} (f = {at['f']:.3f})" for name, at in ends.items())
-    count = {name: sum(start[name] < FLAT for start in row["starts"]) for name in ends}
-    often = ", ".join(f"{name} {n}" for name, n in count.items())
-    return (
-        f"The trajectories end at {where}: "
-        f"{'as in the paper, SGD and SAM are' if as_said else 'NOT as in the paper, where SGD and SAM are'} "
-        f"caught by sharp minima and GSAM reaches the flat one. Of {len(row['starts'])} further starts beside "
-        f"the ridge "
-        f"the flat minimum was reached by {often}. The surface is made for this: q = ρk/s = {row['q']:.2f} at "
-        f"the start, so "
-        f"the ridge repels SAM (q < 1) and attracts GSAM ((1 + α) q = {(1 + row['alpha']) * row['q']:.2f} > "
-        f"1). It is no "
-        "evidence about networks."
+    ends, q = row["ends"], row["q"]
+    as_said = [kind(ends[name]) for name in MARKERS] == ["sharp", "sharp", "flat"]
+    where = ", ".join(
+        f"{name} σ_max = {at['sigma_max']:.2f} (f = {at['f']:.3f}, {KINDS[kind(at)]})" for name, at in ends.items()
     )
+    often = ", ".join(f"{name} {sum(kind(start[name]) == 'flat' for start in row['starts'])}" for name in ends)
+    further = f"Of {len(row['starts'])} further starts beside the ridge a flat minimum was reached by {often}. "
+    return (
+        f"The trajectories end at {where}: {'as' if as_said else 'NOT as'} in the paper, where SGD and SAM are caught by "
+        f"sharp minima and GSAM reaches a flat one. {further if row['starts'] else ''}The surface is made for this: near the "
+        f"ridge a method is driven off while its number is below 1, and held above: {_held('SAM', 'q = ρk/s', q, False)} and "
+        f"{_held('GSAM', '(1 + α) q', (1 + row['alpha']) * q, True)} at the start. It is no evidence about networks."
+    )
+
+
+def kind(end: dict) -> str:
+    """What a trajectory's end is: a "flat" or "sharp" minimum, or "none" where it still moves or curvature is negative."""
+    if end["grad_norm"] > ARRIVED or end["sigma_min"] <= 0:
+        return "none"
+    return "flat" if end["sigma_max"] < FLAT else "sharp"
+
+
+def _held(method: str, name: str, value: float, wanted: bool) -> str:
+    """Whether the ridge holds a method, and NOT where that is not what the surface was made for."""
+    held = value > 1
+    what = (
+        ("attracts" if held else "repels") if held == wanted else ("does NOT attract" if wanted else "does NOT repel")
+    )
+    return f"it {what} {method} ({name} = {value:.2f} {'>' if held else '<'} 1)"
 
 
 def _perspective(figure: Figure, row: dict) -> None:
@@ -102,7 +120,8 @@ def _heights(row: dict, points: np.ndarray) -> np.ndarray:
     from scipy.interpolate import RegularGridInterpolator
 
     grid = row["grid"]
-    return RegularGridInterpolator((grid["y"], grid["x"]), np.array(grid["f"]))(points[:, ::-1])
+    surface = RegularGridInterpolator((grid["y"], grid["x"]), np.array(grid["f"]), bounds_error=False)
+    return surface(points[:, ::-1])  # nan, so not drawn, where a path leaves the grid
 
 
 def _step(axis: Axes, row: dict) -> None:

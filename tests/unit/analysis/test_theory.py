@@ -97,6 +97,22 @@ def test_without_the_ascent_step_gsam_is_sam_and_the_report_says_that_the_figure
     assert "NOT as in the paper" in figures.fig3.sentence(changed)
 
 
+def test_a_method_that_stops_on_the_ridge_has_reached_no_flat_minimum():
+    """The largest curvature is negative there, so below that of every flat minimum."""
+    row = fig3.measure(fig3.Settings(alpha=0.1, steps=200, offsets=[0.001]))
+    assert row["ends"]["GSAM"]["sigma_max"] < 0 and row["ends"]["GSAM"]["f"] > 1
+    found = drawn("fig3", row)
+    assert "NOT as in the paper" in found and "f = 1.232, NO minimum" in found
+    assert "reached by SGD 0, SAM 0, GSAM 0" in found
+    assert "does NOT attract GSAM ((1 + α) q = 0.89 < 1)" in found and "it repels SAM (q = ρk/s = 0.81 < 1)" in found
+
+
+def test_a_sam_that_stays_on_the_ridge_has_no_close_up():
+    row = fig3.measure(fig3.Settings(rho=0.15, steps=100, offsets=[]))
+    assert row["vectors"] is None
+    assert "does NOT repel SAM (q = ρk/s = 1.42 > 1)" in drawn("fig3", row)
+
+
 def test_the_trajectories_move_as_a_gif(ridge):
     with Image.open(io.BytesIO(figures.fig3.animate(ridge, frames=5))) as moving:
         assert moving.format == "GIF" and moving.n_frames > 5
@@ -214,6 +230,8 @@ def test_the_files_hold_the_defaults():
         ("fig1.rho=0", "fig1.rho=0.0: a radius is positive"),
         ("fig2.steps=0", "fig2.steps=0: between 1 and 400"),
         ("fig3.start=[1.0]", "fig3.start=\\[1.0\\]: two numbers"),
+        ("fig3.start=[-1,0.01]", "outside the surface that is drawn; x is between -0.3 and 7.2"),
+        ("fig3.offsets=[2.0]", "offsets too\\) between -1.4 and 1.4"),
         ("lemma_3_1.minima=1", "at least two minima"),
         ("lemma_3_2.rhos=[]", "lemma_3_2.rhos=\\[\\]: positive radii"),
         ("lemma_3_3.pictures=70000", "Fashion-MNIST's training set has 1 to 60,000"),
