@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 SEED = 0  # of the pictures and of the power iteration's start
 ITERATIONS, TOLERANCE = 100, 1e-3
+LOOSE = 0.1  # relative residual above which a vector is no eigenvector yet
 LARGEST = 125  # pictures per micro-batch
 
 Row = dict[str, Any]
 
 
 class OutOfTime(Exception):
-    """The budget of this measurement is used up."""
+    """The budget of this measurement is used up, or the run is asked to leave."""
 
 
 class Measuring:
@@ -39,11 +40,16 @@ class Measuring:
         if config.analysis.every is not None:
             runtime.on_main(lambda: self._open(data))
 
-    def __call__(self, step: int, epoch: float, write: Callable[[Row], None], note: Callable[[str], None]) -> None:
+    def __call__(
+        self, step: int, epoch: float, write: Callable[[Row], None], note: Callable[[str], None],
+        asked: Callable[[], int] = int,
+    ) -> None:  # fmt: skip
         """Measure at the weights after `step`: a row for the surrogate gap at the radius of that step, for methods that have
-        one, and a row for sigma_max. What the time does not suffice for is left out, and said."""
+        one, and a row for sigma_max. What the time does not suffice for is left out, and said. asked: not 0 as soon as this
+        process got a signal: a scheduler waits seconds only, and the checkpoint comes after this."""
         if self.objective is None:
             return
+        self.asked = asked
         self.deadline = time.monotonic() + self.config.analysis.seconds
         devices = [self.objective.weights.device] if self.objective.weights.is_cuda else []
         where = {
@@ -57,19 +63,18 @@ class Measuring:
         where |= {"set": self.pictures.set, "n": self.pictures.n, "subset": self.pictures.subset}
         with torch.random.fork_rng(devices):
             self.objective.refresh()
-            for job in (self._sharpness, self._hessian):
+            for job, names in ((self._sharpness, "the surrogate gap and sigma_max"), (self._hessian, "sigma_max")):
                 began = time.monotonic()
                 try:
                     row = job(step)
-                except OutOfTime:
-                    note(
-                        f"step {step}: analysis.seconds={self.config.analysis.seconds:g} did not suffice for {job.__name__[1:]}"
+                except OutOfTime as error:
+                    late = (
+                        str(error) or f"analysis.seconds={self.config.analysis.seconds:g} did not suffice for {names}"
                     )
+                    note(f"step {step}: " + (f"asked to leave before {names}" if asked() else late))
                     return
                 except torch.OutOfMemoryError:
-                    note(
-                        f"step {step}: no memory for {job.__name__[1:]}; choose a smaller train.batch_size or accumulate"
-                    )
+                    note(f"step {step}: no memory for {names}; choose a smaller train.batch_size or accumulate")
                     return
                 finally:
                     self.objective.release()
@@ -91,7 +96,7 @@ class Measuring:
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.pictures():
-            if time.monotonic() > self.deadline:
+            if time.monotonic() > self.deadline or self.asked():
                 raise OutOfTime
             yield batch
 
@@ -108,6 +113,7 @@ class Measuring:
         return {"analysis": "sharpness", "settings": {"during": "training", **how}, "rho": rho, **how, **found}
 
     def _hessian(self, step: int) -> Row:
+        """Raises OutOfTime where time or ITERATIONS did not suffice for an eigenvector with a residual below LOOSE."""
         from gsam.analysis.eigen import power_iteration, random_vector
 
         latest: list[tuple[float, float]] = []
@@ -122,6 +128,8 @@ class Measuring:
             if not latest:
                 raise
         value, residual = latest[-1]
+        if not residual <= LOOSE * abs(value):
+            raise OutOfTime(f"no sigma_max: the power iteration has not converged after {len(latest)} products")
         settings = {"during": "training", "iterations": ITERATIONS, "tol": TOLERANCE}
         return {"analysis": "hessian", "settings": settings, "sigma_max": value, "hvps": len(latest),
                 "sigma_max_residual": residual / abs(value) if value else 0.0}  # fmt: skip

@@ -7,6 +7,7 @@ of 1 moves every filter by its own length, in networks of any scale.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor
 
 from gsam.analysis.objective import Objective
+from gsam.analysis.task import require_finite
 from gsam.eval.subject import load_subject
 from gsam.files import write_atomic
+from gsam.models import split_ending
 from gsam.report.figures import landscape as figure
 from gsam.report.write import png
 from gsam.runtime import seed_for
@@ -63,7 +66,7 @@ class Between(Settings):
 
 def run(settings: Settings, task: Task) -> list[Row]:
     """One row: axes `x` and `y`, `losses` in nats (lines: one list per direction; plane: rows are y), `directions`. Draws
-    landscape_1d.png or landscape_2d.png beside it. Every loss is kept at once: a broken-off measurement continues."""
+    landscape_1d.png, or landscape_contour.png and landscape_surface.png, beside it. A broken-off measurement continues."""
     objective = task.objective
     directions = [random_direction(objective, seed_for(settings.seed, i)) for i in range(2)]
     axis = torch.linspace(-settings.reach, settings.reach, settings.points, dtype=torch.float64).tolist()
@@ -78,7 +81,11 @@ def run_between(settings: Between, task: Task) -> list[Row]:
     Raises ValueError if the two are different networks.
     """
     objective = task.objective
-    other = load_subject(replace(task.config, weights=settings.other, network=None), task.runtime)
+    file, _ = split_ending(settings.other)
+    alone = file.is_file() and not (file.parent.parent / "config.yaml").exists()  # else it knows its network
+    network = (task.config.network or task.subject.facts["model"]) if alone else None
+    other = load_subject(replace(task.config, weights=settings.other, network=network), task.runtime)
+    require_finite(other.model, settings.other, "between.other")
     theirs = {name: p.detach() for name, p in other.model.named_parameters() if p.requires_grad}
     if [(name, shape) for name, shape in zip(objective.names, objective.shapes, strict=True)] != [
         (name, p.shape) for name, p in theirs.items()
@@ -89,7 +96,7 @@ def run_between(settings: Between, task: Task) -> list[Row]:
     end = torch.cat([p.reshape(-1) for p in theirs.values()]).to(objective.weights)
     x = end - objective.weights
     y = random_direction(objective, seed_for(settings.seed, 0))
-    if not x.norm() > 0:
+    if x.norm() == 0:
         raise ValueError(
             f"between.other={settings.other} holds the same weights as weights=: there is no line between them"
         )
@@ -100,8 +107,8 @@ def run_between(settings: Between, task: Task) -> list[Row]:
     axes = (line, torch.linspace(-settings.reach, settings.reach, n, dtype=torch.float64).tolist())
     distance = x.norm().item()
     about = {"directions": ["to the other checkpoint", "random, filter-normalised, orthogonal"], "distance": distance,
-             "other_hash": other.facts["weights_hash"]}  # fmt: skip
-    return [_measure("between", settings, task, [x, y], axes, about)]
+             "other": settings.other}  # fmt: skip
+    return [_measure("between", settings, task, [x, y], axes, about, other=_digest(end))]
 
 
 def random_direction(objective: Objective, seed: int) -> Tensor:
@@ -118,9 +125,15 @@ def random_direction(objective: Objective, seed: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _measure(name: str, settings: Any, task: Task, directions: list[Tensor], axes: tuple, about: Row) -> Row:
-    key = {"dims": settings.dims, "points": settings.points, "reach": settings.reach, "seed": settings.seed}
-    key |= {"other": settings.other} if name == "between" else {}
+def _digest(weights: Tensor) -> str:
+    """8 hex digits of the numbers: what lies under a path may be replaced."""
+    return hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()[:8]
+
+
+def _measure(
+    name: str, settings: Any, task: Task, directions: list[Tensor], axes: tuple, about: Row, **more: str
+) -> Row:
+    key = {"dims": settings.dims, "points": settings.points, "reach": settings.reach, "seed": settings.seed, **more}
     row = task.rows.known(name, key)
     if row is None:
         losses = _losses(name, settings, task, key, directions, axes)
@@ -155,7 +168,7 @@ def _losses(name: str, settings: Any, task: Task, key: Row, directions: list[Ten
                     found[-1].append(value)
                     done += 1
                     progress.update(done, f"x {x:.2f}, y {y:.2f}, loss {value:.4g}")
-        except KeyboardInterrupt:
+        except BaseException:
             state.flush()
             raise
         finally:

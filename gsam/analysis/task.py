@@ -153,11 +153,11 @@ def _root(config: AnalyzeConfig, name: str) -> str:
     return config.root or str(config.paths[name])
 
 
-def require_finite(model: nn.Module, weights: str | None) -> None:
+def require_finite(model: nn.Module, weights: str | None, key: str = "weights") -> None:
     """Raises ValueError naming the first tensor with an infinite or undefined value."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and (bad := int((~tensor.isfinite()).sum())):
             raise SharedError(
-                f"weights={weights}: {name} has {bad} of {tensor.numel()} values that are not finite; there is no curvature to "
+                f"{key}={weights}: {name} has {bad} of {tensor.numel()} values that are not finite; there is no curvature to "
                 "measure. Choose an earlier checkpoint= (a diverged training leaves such weights)"
             )

@@ -138,8 +138,8 @@ class Trainer:
             if "log" in due:
                 self._log_train()
             asked = time.monotonic()
-            if "analysis" in due:
-                self.measure(self.step, self._epoch(), self.log.write, self.progress.note)
+            if "analysis" in due and not left:
+                self.measure(self.step, self._epoch(), self.log.write, self.progress.note, lambda: signals.number)
             names = ["best.pt"] if "eval" in due and self._evaluate() else []
             names += [checkpoint.LAST] * ("save" in due or left is not None)
             names += [f"step_{self.step}.pt"] * ("keep" in due)

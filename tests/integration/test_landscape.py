@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from gsam.analysis.objective import Objective
 from gsam.analysis.settings import load_analysis
 from gsam.analysis.task import run
 from gsam.report.figures import fig2 as figure
+from gsam.report.figures import landscape as slices
 from gsam.runtime import Runtime
+from gsam.train import checkpoint
 from tests.runs import CONFIGS, train
 
 SHORT = ["data.backend=folder", "data.limit_train=200", "data.limit_eval=50", "train.batch_size=50", "train.epochs=8st"]
@@ -128,6 +131,31 @@ def test_between_two_checkpoints_the_line_starts_at_one_and_ends_at_the_other(ru
     middle = plane["losses"][1]
     assert middle[plane["x"].index(1.0)] == pytest.approx(line["losses"][0][line["x"].index(1.0)], rel=1e-4)
     assert (tmp_path / "between_surface.png").exists()
+
+
+def test_another_network_under_the_same_path_is_measured(runs, tmp_path):
+    shutil.copytree(runs / "two", tmp_path / "other")
+    common = ["analysis=between", f"weights={runs / 'one'}", f"between.other={tmp_path / 'other'}", "between.points=3"]
+    (first,) = analyze(tmp_path / "out", *common)
+    last = tmp_path / "other" / "checkpoints" / "last.pt"
+    state = checkpoint.read(last)
+    head = next(name for name, tensor in state["model"].items() if tensor.is_floating_point())
+    state["model"][head] *= 1.5
+    checkpoint.save(last, state)
+    (second,) = analyze(tmp_path / "out", *common)
+    assert second["distance"] != first["distance"] and second["losses"] != first["losses"]
+    torch.save(state["model"], alone := tmp_path / "alone.pth")  # a file is taken for one of the same network
+    (third,) = analyze(tmp_path / "out", *common[:2], f"between.other={alone}", "between.points=3")
+    assert third["losses"] == second["losses"]
+    state["model"][head] *= math.nan
+    checkpoint.save(last, state)
+    with pytest.raises(ValueError, match=f"between.other=.*: {head} has .* values that are not finite"):
+        analyze(tmp_path / "out", *common)
+
+
+def test_points_that_are_not_finite_are_counted():
+    row = {"losses": [[1.0, math.nan, 3.0], [2.0, 0.5, 2.0], [1.0, 1.0, 1.0]]}
+    assert slices.sentence("landscape", row).endswith("0.5 to 3 on the slice, and not finite at 1 of 9 points")
 
 
 @pytest.mark.parametrize(

@@ -30,13 +30,16 @@ def sentence(name: str, row: dict) -> str:
     if name == "between":
         line = losses[0] if len(losses) == 1 else losses[len(losses) // 2]
         at = [int(np.abs(np.array(row["x"]) - place).argmin()) for place in (0.0, 1.0)]
-        barrier = line[at[0] : at[1] + 1].max() - max(line[at])
+        barrier = np.nanmax(line[at[0] : at[1] + 1]) - max(line[at])
         return (
             f"loss {line[at[0]]:.4g} at the checkpoint, {line[at[1]]:.4g} at the other one, at a distance of "
             f"{row['distance']:.4g}; in between it rises {barrier:.4g} above the higher of them"
         )
     centre = losses[tuple(n // 2 for n in losses.shape)] if len(losses) > 2 else losses[0, losses.shape[1] // 2]
-    return f"loss {centre:.4g} at the checkpoint; {losses.min():.4g} to {losses.max():.4g} on the slice"
+    lost = int((~np.isfinite(losses)).sum())
+    left_out = f", and not finite at {lost} of {losses.size} points" * bool(lost)
+    finite = losses[np.isfinite(losses)]
+    return f"loss {centre:.4g} at the checkpoint; {finite.min():.4g} to {finite.max():.4g} on the slice{left_out}"
 
 
 def _lines(row: dict) -> Figure:
