@@ -47,7 +47,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     found = {}
     for name, points in (("network", _of_network(settings)), ("surface", _of_surface(settings))):
         rows = []
-        for rho in settings.rhos:
+        for rho in sorted(settings.rhos):
             gaps = torch.tensor([one_step_gap(f, w, rho)[0] for f, w, _ in points], dtype=torch.float64)
             ratio = gaps / (rho * torch.tensor([norm for *_, norm in points], dtype=torch.float64))
             low, median, high = ratio.quantile(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)).tolist()

@@ -39,22 +39,34 @@ def draw(row: dict) -> Figure:
 
 
 def sentence(row: dict) -> str:
-    """What was found, and whether it is what the paper says."""
-    parts = []
+    """What was found, and whether it is what the paper says: that h is nowhere negative at the smallest tested radius."""
+    parts, small, large = [], True, []
     for name, (label, *_) in NAMES.items():
-        rows, points = row[name]["rows"], row[name]["points"]
-        negative = [line["rho"] for line in rows if line["negative"]]
-        worst = max(rows, key=lambda line: line["negative"])
-        text = (
-            f"h is negative nowhere up to ρ = {rows[-1]['rho']:.3g}"
-            if not negative
-            else f"h is negative at no point below ρ = {min(negative):.3g}, and at {worst['negative']} of them at ρ = "
-            f"{worst['rho']:.3g}"
+        rows, points = sorted(row[name]["rows"], key=lambda line: line["rho"]), row[name]["points"]
+        parts.append(f"{label} ({points} points): {_signs(rows)}")
+        small &= not rows[0]["negative"]
+        large += [label] if any(line["negative"] for line in rows[1:]) else []
+    first = min(row["network"]["rows"], key=lambda line: line["rho"])
+    verdict = f"h ≥ 0 {'holds' if small else 'does NOT hold'} at every point there, as the lemma says for small ρ"
+    if small:
+        verdict += (
+            f", and only for small ρ on the {' and the '.join(large)}" if large else ", and at all larger radii tested"
         )
-        parts.append(f"{label} ({points} points): {text}")
-    first = row["network"]["rows"][0]
     return (
-        f"{'; '.join(parts)}. At the smallest radius, ρ = {first['rho']:.0e}, h/(ρ‖∇f‖) lies between "
-        f"{first['low']:.4f} and "
-        f"{first['high']:.4f} on the network: h ≥ 0 holds for small ρ, as the lemma says, and only for small ρ."
+        f"{'; '.join(parts)}. At the smallest radius, ρ = {first['rho']:.0e}, h/(ρ‖∇f‖) lies between {first['low']:.4f} and "
+        f"{first['high']:.4f} on the network: {verdict}."
     )
+
+
+def _signs(rows: list[dict]) -> str:
+    """At which of the tested radii, in rising order, h is negative."""
+    negative = [line for line in rows if line["negative"]]
+    if not negative:
+        return f"h is negative at no point, at tested radii up to ρ = {rows[-1]['rho']:.3g}"
+    worst, below = max(negative, key=lambda line: line["negative"]), [r for r in rows if r["rho"] < negative[0]["rho"]]
+    start = (
+        f"at no point at tested radii up to ρ = {below[-1]['rho']:.3g}"
+        if below
+        else "already at the smallest tested radius"
+    )
+    return f"h is negative {start}, and at {worst['negative']} of them at ρ = {worst['rho']:.3g}"
