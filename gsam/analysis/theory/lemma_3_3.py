@@ -42,15 +42,15 @@ def measure(settings: Settings) -> dict[str, Any]:
     f = network.objective(settings)
     w = network.converge(f)
     hessian = f.hessian(w)
-    dominant, rows = sigma_max(hessian), []
-    for rho in settings.rhos:
+    dominant, rows, rhos = sigma_max(hessian), [], sorted(settings.rhos)
+    for rho in rhos:
         gap = worst_gap(f, w, rho, random_direction(w))
         estimate = 2 * gap / rho**2
         rows.append({"rho": rho, "gap": gap, "estimate": estimate, "error": abs(estimate / dominant - 1)})
     return {
         "parameters": len(w), "pictures": settings.pictures, "f": f.loss(w), "grad_norm": f.gradient(w)[1].norm().item(),
         "sigma_max": dominant, "sigma_min": torch.linalg.eigvalsh(hessian)[0].item(), "rows": rows,
-        "before": [_before(f, i, point, settings.rhos) for i, point in
+        "before": [_before(f, i, point, rhos) for i, point in
                    zip(settings.before, network.iterates(f, settings.before) if settings.before else [], strict=True)],
     }  # fmt: skip
 
