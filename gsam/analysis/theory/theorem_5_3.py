@@ -64,6 +64,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     plain = _path(f, SAMEstimator(rho_max=settings.rho, rho_min=0.0), settings)
     return {
         "eta": settings.eta, "rho": settings.rho, "alpha": settings.alpha, "constants": c,
+        "hessians": settings.hessians,
         "lower": scale * (c["c"] * c["sigma_min"] / c["G"]) ** 2, "upper": 2.7 * scale * c["L"] ** 2,
         "series": {"predicted": predicted, "measured": measured},
         "ends": {name: _end(f, w, settings.rho) for name, w in (("SAM", plain[-1]), ("GSAM", path[-1]))},

@@ -45,16 +45,20 @@ def draw(row: dict) -> Figure:
 def sentence(row: dict) -> str:
     """What was found, and whether it is what the paper says."""
     predicted, measured = (np.array(row["series"][key]) for key in ("predicted", "measured"))
-    inside = row["lower"] <= measured.sum() <= row["upper"]
+    total, lower = measured.sum(), row["lower"]
+    inside = lower <= total <= row["upper"]
     sam, gsam = row["ends"]["SAM"], row["ends"]["GSAM"]
+    empty = total > 0 and lower / total < 1e-3
     return (
-        f"{(measured > 0).sum()} of {len(measured)} ascent steps lower h. Together they take off "
-        f"{measured.sum():.2e} (first order "
-        f"{predicted.sum():.2e}), {'within' if inside else 'NOT within'} the bounds {row['lower']:.1e} and "
-        f"{row['upper']:.1e}. The lower bound "
-        f"is nearly empty, because |σ|_min = {row['constants']['sigma_min']:.1e} enters squared. With the "
-        f"theorem's radius ρ₀/√t the "
-        f"effect is small: after {len(measured)} steps h(ρ₀) = {gsam['gap']:.4f} and σ_max = "
-        f"{gsam['sigma_max']:.3f} with GSAM, {sam['gap']:.4f} and "
-        f"{sam['sigma_max']:.3f} with SAM."
+        f"{(measured > 0).sum()} of {len(measured)} ascent steps lower h. Together they take off {total:.2e} (first order "
+        f"{predicted.sum():.2e}), {'within' if inside else 'NOT within'} the bounds {lower:.1e} and {row['upper']:.1e}. "
+        f"{'The lower bound is nearly empty, because' if empty else 'In the lower bound'} "
+        f"|σ|_min = {row['constants']['sigma_min']:.1e} enters squared; it is the smallest seen at {row['hessians']} points of "
+        f"the path, so the theorem's may be smaller and the lower bound shown may be too high. After {len(measured)} steps "
+        f"with the theorem's radius ρ₀/√t GSAM ends with {_lower(gsam, sam, 'gap')} h(ρ₀) ({gsam['gap']:.5f}, SAM "
+        f"{sam['gap']:.5f}) and {_lower(gsam, sam, 'sigma_max')} σ_max ({gsam['sigma_max']:.3f}, SAM {sam['sigma_max']:.3f})."
     )
+
+
+def _lower(gsam: dict, sam: dict, key: str) -> str:
+    return "the lower" if gsam[key] < sam[key] else "NOT the lower"

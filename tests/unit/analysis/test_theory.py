@@ -134,13 +134,28 @@ def test_the_gap_is_the_gradients_at_small_radius_and_negative_somewhere_at_larg
     for name in ("network", "surface"):
         near, far = row[name]["rows"]
         assert near["negative"] == 0 and 0.99 < near["low"] <= near["high"] < 1.01
-    assert far["negative"] > 0 and "h is negative at no point below" in drawn("lemma_3_2", row)
+    assert far["negative"] > 0 and "h is negative at no point at tested radii up to" in drawn("lemma_3_2", row)
+
+
+def test_the_verdict_on_lemma_3_2_is_that_of_the_smallest_radius(small):
+    rows = [{"rho": rho, "negative": 0, "low": 1.0, "median": 1.0, "high": 1.0} for rho in (1.0, 1e-5, 0.1)]
+    row = {"network": {"points": 25, "rows": rows}, "surface": {"points": 25, "rows": rows}}
+    found = figures.lemma_3_2.sentence(row)
+    assert "h ≥ 0 holds" in found and "only" not in found and "at tested radii up to ρ = 1;" in found
+    far = [line | {"negative": 5 * (line["rho"] == 1.0)} for line in rows]
+    found = figures.lemma_3_2.sentence(row | {"surface": {"points": 25, "rows": far}})
+    assert (
+        "up to ρ = 0.1, and at 5 of them at ρ = 1" in found and "only for small ρ on the surface of Figure 3" in found
+    )
+    near = [line | {"negative": 9 * (line["rho"] == 1e-5)} for line in rows]
+    found = figures.lemma_3_2.sentence(row | {"network": {"points": 25, "rows": near}})
+    assert "h ≥ 0 does NOT hold" in found and "already at the smallest tested radius, and at 9 of them" in found
 
 
 def test_at_a_minimum_the_estimate_tends_to_lanczos_eigenvalue(small, minimum):
     f, w = minimum
     dominant = lanczos(lambda v: f.hvp(v, w), random_direction(w), 1, tol=1e-10, iterations=400).values[0].item()
-    row = lemma_3_3.measure(lemma_3_3.Settings(**small, rhos=[1e-4, 1e-3, 1e-2], before=[5]))
+    row = lemma_3_3.measure(lemma_3_3.Settings(**small, rhos=[1e-2, 1e-4, 1e-3], before=[5]))
     assert row["grad_norm"] < 1e-10 and row["sigma_min"] > 0
     assert row["sigma_max"] == pytest.approx(dominant, rel=1e-8)
     errors = [line["error"] for line in row["rows"]]
@@ -148,6 +163,7 @@ def test_at_a_minimum_the_estimate_tends_to_lanczos_eigenvalue(small, minimum):
     (before,) = row["before"]
     assert before["rows"][0]["estimate"] == pytest.approx(2 * before["grad_norm"] / 1e-4, rel=0.1)
     assert "the lemma holds" in drawn("lemma_3_3", row)
+    assert "the lemma holds" in figures.lemma_3_3.sentence(row | {"rows": row["rows"][::-1]})
 
 
 def test_projected_ascent_finds_the_top_of_a_parabola(minimum):
@@ -196,7 +212,12 @@ def test_the_ascent_step_lowers_the_gap_by_what_the_proof_says_and_between_its_b
     predicted, measured = row["series"]["predicted"], row["series"]["measured"]
     assert min(measured) > 0 and measured[3:] == pytest.approx(predicted[3:], rel=0.2)
     assert row["lower"] < sum(measured) < row["upper"]
-    assert "20 of 20 ascent steps lower h" in drawn("theorem_5_3", row)
+    found = drawn("theorem_5_3", row)
+    assert "20 of 20 ascent steps lower h" in found and "the smallest seen at 2 points" in found
+    ends = {"SAM": {"gap": 0.02, "sigma_max": 2.0}, "GSAM": {"gap": 0.03, "sigma_max": 1.0}}
+    tight = figures.theorem_5_3.sentence(row | {"ends": ends, "lower": sum(measured) / 2})
+    assert "GSAM ends with NOT the lower h(ρ₀) (0.03000, SAM 0.02000) and the lower σ_max" in tight
+    assert "nearly empty" in figures.theorem_5_3.sentence(row | {"lower": 1e-12}) and "nearly empty" not in tight
 
 
 def test_the_orthogonal_part_leaves_the_perturbed_loss_alone_to_first_order(small):
