@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ..matching import Setting
 from ..paper_table import Line
-from .panels import curves, line_legend, title
+from .panels import curves, line_legend, logged, title
 
 
 def draw(setting: Setting, table: Sequence[Line]) -> Figure:
@@ -25,12 +25,9 @@ def draw(setting: Setting, table: Sequence[Line]) -> Figure:
 
 def sentence(table: Sequence[Line]) -> str:
     """The range of cos θ over the logged steps; "" without telemetry."""
-    values = [
-        row["cos"] for line in table for run in line.point.runs for row in run.train if row.get("cos") is not None
-    ]
+    found, lost = logged([run for line in table for run in line.point.runs], "cos")
+    values = [value for of_run in found for value in of_run]
     if not values:
-        return ""
+        return lost.strip()
     share = sum(value > 0.9 for value in values) / len(values)
-    return (
-        f"cos θ is between {min(values):.3f} and {max(values):.3f}, and above 0.9 at {share:.0%} of the logged steps."
-    )
+    return f"cos θ is between {min(values):.3f} and {max(values):.3f}, and above 0.9 at {share:.0%} of the logged steps.{lost}"

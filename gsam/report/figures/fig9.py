@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import isfinite
 from statistics import fmean
 
 from matplotlib.figure import Figure
 
 from ..matching import Setting
 from ..paper_table import Line
-from .panels import curves, line_legend, title
+from .panels import curves, line_legend, logged, title
 
 
 def draw(setting: Setting, table: Sequence[Line]) -> Figure:
@@ -26,18 +27,28 @@ def draw(setting: Setting, table: Sequence[Line]) -> Figure:
 
 
 def sentence(table: Sequence[Line]) -> str:
-    """The mean gap over the last tenth of the logged steps by α, and whether it falls with α; "" with fewer than two."""
-    found = {}
+    """The mean gap over the last tenth of the logged steps by α, whether it falls with α, and whether it is above that of the
+    first tenth; "" with fewer than two α."""
+    first, last = {}, {}
     for line in table:
-        gaps = [[row["gap"] for row in run.train if row.get("gap") is not None] for run in line.point.runs]
-        ends = [fmean(gap[-max(1, len(gap) // 10) :]) for gap in gaps if gap]
-        if ends:
-            found[float(line.point.at["optimizer.alpha"])] = fmean(ends)
-    if len(found) < 2:
-        return ""
-    values = [found[alpha] for alpha in sorted(found)]
-    falls = all(a > b for a, b in pairwise(values))
-    told = ", ".join(f"{found[alpha]:.4f} at α = {alpha:g}" for alpha in sorted(found))
+        tenths = [_tenths([row["gap"] for row in run.train if row.get("gap") is not None]) for run in line.point.runs]
+        tenths = [ends for ends in tenths if all(ends)]
+        if tenths:
+            alpha = float(line.point.at["optimizer.alpha"])
+            first[alpha], last[alpha] = (fmean(fmean(ends[at]) for ends in tenths) for at in (0, 1))
+    _, lost = logged([run for line in table for run in line.point.runs], "gap")
+    if len(last) < 2:
+        return lost.strip()
+    falls = all(a > b for a, b in pairwise(last[alpha] for alpha in sorted(last)))
+    grows = sum(last[alpha] > first[alpha] for alpha in last)
+    told = ", ".join(f"{last[alpha]:.4f} at α = {alpha:g}" for alpha in sorted(last))
     return (
-        f"Gap over the last tenth of training: {told}. It {'falls' if falls else 'does not fall'} with every larger α."
+        f"Gap over the last tenth of training: {told}. It {'falls' if falls else 'does not fall'} with every larger α, and is "
+        f"larger than over the first tenth at {grows} of {len(last)} α.{lost}"
     )
+
+
+def _tenths(gaps: list[float]) -> tuple[list[float], list[float]]:
+    """The finite values of the first and of the last tenth."""
+    size = max(1, len(gaps) // 10)
+    return [gap for gap in gaps[:size] if isfinite(gap)], [gap for gap in gaps[-size:] if isfinite(gap)]

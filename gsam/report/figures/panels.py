@@ -129,6 +129,16 @@ def curves(axis: Axes, series: dict[str, Sequence[Run]], key: str) -> None:
         nothing(axis)
 
 
+def logged(runs: Sequence[Run], key: str) -> tuple[list[list[float]], str]:
+    """The finite values of a number of the training's log, a list per run that has any, in the order of steps; and what to say
+    of those that are not: " 3 logged values are not finite and left out.", or ""."""
+    values = [[row[key] for row in run.train if row.get(key) is not None] for run in runs]
+    finite = [[value for value in of_run if _finite(value)] for of_run in values]
+    lost = sum(map(len, values)) - sum(map(len, finite))
+    told = f" {lost} logged value{'s are' if lost > 1 else ' is'} not finite and left out." if lost else ""
+    return [of_run for of_run in finite if of_run], told
+
+
 def nothing(axis: Axes) -> None:
     """Say in an empty panel that there is nothing to draw."""
     axis.text(0.5, 0.5, NOT_RUN, transform=axis.transAxes, ha="center", va="center", color="0.4", fontsize=12)
