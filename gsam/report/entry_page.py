@@ -123,7 +123,12 @@ def _departing(setting: Setting) -> list:
     told = "; ".join(f"`{key}={setting.value(key)}`" for key in sorted(setting.departs))
     return [
         Heading(f"Other settings: {setting.what()}"),
-        Text([f"These runs depart from the experiments, so they are not set against the paper. What differs: {told}"]),
+        Text(
+            [
+                "These runs depart from the experiments, so they are not set against the paper. Rows are named after the",
+                f"experiments, also where the model or the data is another. What differs: {told}",
+            ]
+        ),  # fmt: skip
     ]
 
 
@@ -187,8 +192,9 @@ def _analyses(entry: Entry, lines: Sequence[Line]) -> list:
                     pictures_of(line.point),
                 ]
             )
-    head = ["row", "2h/ρ²", "of it the gradient's share, %", "σ_max, power iteration", "pictures"]
-    return [Heading("Curvature"), Grid(head, rows)] if rows else []
+    head = ["row", "2h/ρ²", "ρ‖g‖ / h, %", "σ_max, power iteration", "pictures"]
+    share = "ρ‖g‖ / h: what the gradient alone gives of h; above 100 % the loss curves down along the step."
+    return [Heading("Curvature"), Grid(head, rows), Text([share])] if rows else []
 
 
 def _records(entry: Entry, setting: Setting, line: Line) -> list[dict]:

@@ -16,6 +16,7 @@ from gsam.recipes import same
 from .load import Run, read_run
 from .starts import start, usual
 
+SYMBOLS = {"optimizer.alpha": "α", "optimizer.rho": "ρ", "optimizer.rho_max": "ρ_max", "optimizer.lam": "λ"}
 # What says most of how a run departs from its experiment comes first.
 FIRST = ("data.name", "model.name", "train.epochs", "train.batch_size", "data.limit_train", "data.holdout")
 
@@ -32,9 +33,10 @@ class Point:
 
     @property
     def label(self) -> str:
-        """The row's label with the place on its own axes: "SAM, rho=0.1"."""
-        places = [f"{key.rpartition('.')[2]}={self.at[key]}" for key in self.row.over]
-        return ", ".join([self.row.label, *places])
+        """The row's label with the place on its own axes: "SAM, ρ = 0.1"; of a row that is named as its axis "α = 0.05"."""
+        names = [SYMBOLS.get(key, key.rpartition(".")[2]) for key in self.row.over]
+        places = [f"{name} = {self.at[key]}" for name, key in zip(names, self.row.over, strict=True)]
+        return ", ".join([self.row.label] * (self.row.label not in names) + places)
 
 
 @dataclass

@@ -24,7 +24,7 @@ def draw(setting: Setting, table: Sequence[Line]) -> Figure:
         axis.tick_params(axis="x", length=0)
     printed = any(cell.paper is not None for line in table for cell in line.cells.values())
     bar_legend(figure, names, paper=printed)
-    title(figure, "Methods on Mixer-S/32", setting.what() if setting.departs else "")
+    title(figure, "Methods" if setting.departs else "Methods on Mixer-S/32", setting.what() if setting.departs else "")
     return figure
 
 

@@ -47,7 +47,8 @@ def draw(setting: Setting, table: Sequence[Line]) -> Figure:
         handles[f"ours, {next((m for m in METHODS if m in line.label), 'other methods')}"] = Line2D([], [], **style)
     width = columns_of_legend(figure, list(handles))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=width, frameon=False, fontsize=9)
-    title(figure, "Top-1 of the rows", setting.what() if setting.departs else "")
+    what = "Top-1 of the rows, which are named after the experiments" if setting.departs else "Top-1 of the rows"
+    title(figure, what, setting.what() if setting.departs else "")
     return figure
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from gsam.analysis.settings import load_analysis
@@ -19,7 +20,7 @@ from gsam.analysis.task import run as analyze
 from gsam.catalogue import entries, entry, expected
 from gsam.report import catalogue_report
 from gsam.report.cost_page import same_cost
-from gsam.report.figures import fig4, fig6, fig9
+from gsam.report.figures import fig4, fig5, fig6, fig8, fig9
 from gsam.report.load import read_run
 from gsam.report.matching import find_runs, settings
 from gsam.report.paper_table import equal_cost, table
@@ -310,6 +311,50 @@ def test_figure_6_has_a_bar_per_run_and_figure_9_a_line_per_alpha(recorded):
     run = lines[0].point.runs[0]
     thin = next(line for line in axis.lines if line.get_linewidth() < 1)
     assert list(thin.get_ydata()) == [row["gap"] for row in run.train]
+
+
+def test_rows_of_a_grid_read_as_the_figure_does(recorded):
+    _, lines = lines_of(recorded, "fig9")
+    assert [line.name for line in lines[:3]] == ["α = 0", "α = 0.05", "α = 0.1"]
+    assert lines_of(recorded, "fig4")[1][0].name == "GSAM, ρ = 0.05, α = 0.05"
+
+
+def test_what_the_paper_says_of_figure_9_is_tested_and_nan_is_left_out(recorded):
+    """A single NaN in the log must not read as a gap, or as one that does not fall."""
+    _, lines = lines_of(recorded, "fig9")
+    ends = {line.point.at["optimizer.alpha"]: [row["gap"] for row in line.point.runs[0].train] for line in lines}
+    grows = sum(statistics.fmean(gap[-2:]) > statistics.fmean(gap[:2]) for gap in ends.values())
+    assert fig9.sentence(lines).endswith(f"larger than over the first tenth at {grows} of 6 α.")
+    falls = "It falls with every larger α"
+    assert falls in fig9.sentence(lines)
+    lines[2].point.runs[0].train[9]["gap"] = lines[5].point.runs[0].train[-1]["gap"] = math.nan
+    last = lines[5].point.runs[0].train[-2]["gap"]  # what is left of the last tenth of 20 steps
+    assert f"{last:.4f} at α = 0.25" in fig9.sentence(lines) and fig9.sentence(lines).endswith(
+        " 2 logged values are not finite and left out."
+    )
+    _, lines = lines_of(recorded, "fig8")
+    lines[0].point.runs[0].train[0]["cos"] = math.nan
+    assert "between 0." in fig8.sentence(lines) and fig8.sentence(lines).endswith(
+        " 1 logged value is not finite and left out."
+    )
+
+
+def test_other_settings_do_not_read_as_the_experiments_models(recorded):
+    setting, lines = lines_of(recorded, "fig5")
+    assert "Mixer" not in fig5.draw(setting, lines).get_suptitle()
+    assert "Mixer-S/32" in fig5.draw(*lines_of(recorded, "fig5", 0)).get_suptitle()
+    for name in TRAINED:
+        assert "Rows are named after the experiments" in (recorded / "report" / f"{name}.md").read_text()
+    page = (recorded / "report" / "fig4.md").read_text()
+    assert "| ρ‖g‖ / h, % |" in page and "above 100 % the loss curves down" in page
+
+
+def test_no_legend_is_cut_off(recorded):
+    for number in (0, 1):
+        figure = fig9.draw(*lines_of(recorded, "fig9", number))
+        FigureCanvasAgg(figure).draw()
+        box = figure.legends[0].get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
 
 
 def test_table_4_is_read_from_the_configurations(recorded):
