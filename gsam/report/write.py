@@ -41,8 +41,9 @@ def make_report(
     """
     root = Path(runs_folder) / experiment
     runs = read_runs(root)
-    table = build_table(runs, weights=weights, checkpoint=checkpoint)
-    curves = png(training_curves.draw(runs, title=f"{experiment}: {', '.join(sorted({model_of(r) for r in runs}))}"))
+    known = [run for run in runs if run.config]  # else nothing says what it is a run of
+    table = build_table(known, weights=weights, checkpoint=checkpoint)
+    curves = png(training_curves.draw(known, title=f"{experiment}: {', '.join(sorted({model_of(r) for r in known}))}"))
     report = Report(experiment, runs, table, root / "report", curves)
     rows = records(table)
     write_atomic(report.folder / "curves.png", curves)
