@@ -47,7 +47,17 @@ class Speeds:
             "torch": facts["versions"]["torch"],
             "threads": torch.get_num_threads(),
         }
-        self._known: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+        self._known = self._read()
+
+    def _read(self) -> dict[str, float]:
+        if not self.file.is_file():
+            return {}
+        try:
+            known = json.loads(self.file.read_text(encoding="utf-8"))
+            return {str(key): float(rate) for key, rate in known.items() if float(rate) > 0}
+        except (ValueError, TypeError, AttributeError):
+            self._say(f"{self.file} is damaged: not read, networks are measured again")
+            return {}
 
     @property
     def images(self) -> int:

@@ -65,6 +65,7 @@ def measure(request: Request, say: Say) -> list[str]:
             str(ROOT / "scripts/analyze.py"),
             f"analysis={request.entry.theory}",
             f"out={theory_folder(request)}",
+            *paths,
         ],
         say,
     ):

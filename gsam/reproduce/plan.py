@@ -288,5 +288,12 @@ def _check(request: Request) -> None:
         key, equals, _ = each.lstrip("+").partition("=")
         if not equals:
             raise ValueError(f"{each}: not an override; write key=value")
+        if (request.entry.theory or request.entry.settings) and not key.startswith("paths."):
+            way = (
+                f"use python scripts/analyze.py analysis={request.entry.theory} {each}"
+                if request.entry.theory
+                else "leave it out"
+            )
+            raise ValueError(f"{each}: {request.entry.name} trains nothing; {way}")
         if key in taken:
             raise ValueError(f"{each}: {taken[key]} decides {key}; leave it out, or use train.py for a single run")

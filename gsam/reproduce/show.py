@@ -15,6 +15,7 @@ from gsam.reproduce.plan import Request, Task, left_out, plan
 from gsam.runtime import Runtime
 
 Say = Callable[[str], None]
+WITHOUT = " (evaluations and analyses come on top, they are not counted)"
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def plan_table(request: Request, tasks: Sequence[Task], say: Say, *, hours: bool
         notes = [known.text + f"; {request.gpus} process(es)"] if known is not None else []
     missing = sum(not task.done for task in tasks)
     total = f"{missing} of {len(tasks)} trainings left: {millions(left)} gradient evaluations" + (
-        f", {_hours(time)} hours" if known is not None and missing else ""
+        f", {_hours(time)} hours{WITHOUT}" if known is not None and missing else ""
     )
     then = []
     evalsets = [name for name in _sets(request, tasks) if name != "val"]
@@ -85,11 +86,13 @@ def listing(request: Request, known: Speeds | None) -> Group:
         first = mine[0].job.row
         departing = others(runs, first)
         done = f"{sum(task.done for task in mine)} of {len(mine)}" + (f", {departing} other" if departing else "")
-        grid = ", ".join(
-            f"{key.rsplit('.', 1)[-1]} {'|'.join(map(str, points))}" for key, points in first.grid().items()
-        )
-        table.add_row(Text(row), Text(grid), Text(done), millions(count), _hours(took))
+        table.add_row(Text(row), Text(grid_text(first)), Text(done), millions(count), _hours(took))
     return Group(head, table)
+
+
+def grid_text(row: Row) -> str:
+    """An axis a line, its points with spaces between: a narrow terminal breaks lines there, not inside a number."""
+    return "\n".join(f"{key.rsplit('.', 1)[-1]} {' | '.join(map(str, points))}" for key, points in row.grid().items())
 
 
 def _sum(numbers: Sequence[float | None]) -> float | None:

@@ -1,17 +1,19 @@
 """What reproduce.py plans from run folders that real trainings left."""
 
+import io
 import re
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from gsam.reproduce.check import check
 from gsam.reproduce.cost import evaluations
 from gsam.reproduce.execute import train_command
 from gsam.reproduce.found import damaged, scan
 from gsam.reproduce.plan import Request, Task, left_out, plan, results, select, unfinished
-from gsam.reproduce.show import passed_over
+from gsam.reproduce.show import listing, passed_over, plan_table, speeds
 from tests.runs import train
 
 MINIATURE = (
@@ -169,6 +171,8 @@ def test_a_training_without_a_finite_top1_is_not_chosen(tmp_path, fashion_root):
         ("table1/vit_b33_gsam", (), "table1 has no row vit_b33_gsam; choose one of vit_b32_gsam"),
         ("table4/oops", (), "table4 has no row oops; choose one of "),
         ("fig1/x", (), "fig1 has no row x; choose one of none: it has no rows"),
+        ("fig1", ("foo=1",), "foo=1: fig1 trains nothing; use python scripts/analyze.py analysis=fig1 foo=1"),
+        ("table4", ("base.lr=1",), "base.lr=1: table4 trains nothing; leave it out"),
         ("fig4", ("optimizer.rho=1",), "optimizer.rho=1: the grid of fig4 decides optimizer.rho"),
         ("table6", ("train.seed=1",), "train.seed=1: --seeds decides train.seed"),
         ("table6", ("fast",), "fast: not an override; write key=value"),
@@ -210,6 +214,45 @@ def test_an_override_is_for_the_rows_that_have_its_key(fashion_root):
     ]
     unknown = problems("table6", fashion_root, "optimizer.alfa=0.1")  # a key of no row
     assert all(each.startswith("optimizer.alfa: unknown key") for each in unknown) and len(unknown) == 3
+
+
+def shown(what, width: int) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(what)
+    return console.export_text()
+
+
+def test_a_narrow_terminal_breaks_no_number_of_a_grid():
+    text = shown(listing(Request(select("fig5/asam"), root=Path("nowhere")), None), 80)
+    numbers = [
+        word for line in text.splitlines() for word in re.findall(r"[\d.]+", line.split("│")[2] if "│" in line else "")
+    ]
+    assert numbers == ["1.0", "2.0", "3.0", "4.0", "5.0", "6.0", "7.0"]
+
+
+def test_the_hours_of_a_plan_say_what_is_not_in_them(fashion_root, tmp_path):
+    asked = request(tmp_path, "table6/decayed", f"paths.fashion_mnist={fashion_root}")
+    text = shown(plan_table(asked, plan(asked), print, hours=True), 200)
+    assert re.search(
+        r"gradient evaluations, \S+ hours \(evaluations and analyses come on top, they are not counted\)", text
+    )
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": "fast"}'])
+def test_damaged_speeds_are_said_and_measured_again(text, tmp_path):
+    said: list[str] = []
+    (tmp_path / "speeds.json").write_text(text)
+    (task,) = plan(request(tmp_path))
+    with speeds(tmp_path, said.append, True) as known:
+        assert known.rate(task.config) > 0
+    assert said[0] == f"{tmp_path}/speeds.json is damaged: not read, networks are measured again"
+    with speeds(tmp_path, said.append, True) as known:
+        known.rate(task.config)
+    assert len(said) == 2 and said[1].startswith("measuring small_convnet")  # the second time the file is whole
+
+
+def test_where_the_pictures_are_may_be_said_of_an_experiment_of_theory_too():
+    assert plan(Request(select("fig2"), extra=("paths.fashion_mnist=/pictures",))) == []
 
 
 def test_folders_without_a_started_run_are_passed_over(tmp_path):
