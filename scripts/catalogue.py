@@ -30,8 +30,9 @@ def main() -> int:
     from rich.console import Console
 
     from gsam.catalogue import entries
-    from gsam.reproduce.plan import Request, select
+    from gsam.reproduce.plan import select
     from gsam.reproduce.show import listing, passed_over, speeds
+    from gsam.reproduce.task import Request
 
     console = Console(highlight=False)
 

@@ -88,7 +88,8 @@ def make_request(args: argparse.Namespace):  # noqa: ANN201 gsam is imported aft
     """What the arguments ask for. Raises ValueError for what is not in the catalogue, and for seeds that are none."""
     import torch
 
-    from gsam.reproduce.plan import Request, select
+    from gsam.reproduce.plan import select
+    from gsam.reproduce.task import Request
 
     try:
         seeds = tuple(dict.fromkeys(int(seed) for seed in args.seeds.split(",")))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gsam.config import CHECKED, load, read_composed
 from gsam.fill import ConfigError
-from gsam.reproduce.plan import Request, Task
+from gsam.reproduce.task import Request, Task
 
 
 def check(request: Request, tasks: Sequence[Task]) -> list[str]:

@@ -10,8 +10,9 @@ from gsam.catalogue import sets
 from gsam.cli import REQUEUE, run_child
 from gsam.identity import leaves
 from gsam.reproduce.found import Found
-from gsam.reproduce.plan import Request, plan, results, unfinished
+from gsam.reproduce.plan import plan, results, unfinished
 from gsam.reproduce.show import name
+from gsam.reproduce.task import Request
 
 ROOT = Path(__file__).resolve().parents[2]
 Say = Callable[[str], None]

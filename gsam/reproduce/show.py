@@ -11,7 +11,8 @@ from rich.text import Text
 from gsam.catalogue import Row, departures, sets
 from gsam.reproduce.cost import Speeds, evaluations
 from gsam.reproduce.found import Found, damaged, scan
-from gsam.reproduce.plan import Request, Task, left_out, plan
+from gsam.reproduce.plan import plan
+from gsam.reproduce.task import Request, Task, left_out
 from gsam.runtime import Runtime
 
 Say = Callable[[str], None]

@@ -12,8 +12,9 @@ from gsam.reproduce.check import check
 from gsam.reproduce.cost import evaluations
 from gsam.reproduce.execute import train_command
 from gsam.reproduce.found import damaged, scan
-from gsam.reproduce.plan import Request, Task, left_out, plan, results, select, unfinished
+from gsam.reproduce.plan import plan, results, select, unfinished
 from gsam.reproduce.show import listing, passed_over, plan_table, speeds
+from gsam.reproduce.task import Request, Task, left_out
 from tests.runs import train
 
 MINIATURE = (
