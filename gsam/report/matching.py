@@ -14,7 +14,7 @@ from gsam.identity import deciding
 from gsam.recipes import same
 
 from .load import Run, read_run
-from .starts import start, usual
+from .starts import refuted, start, usual
 
 SYMBOLS = {"optimizer.alpha": "α", "optimizer.rho": "ρ", "optimizer.rho_max": "ρ_max", "optimizer.lam": "λ"}
 # What says most of how a run departs from its experiment comes first.
@@ -117,7 +117,7 @@ def _departing(entry: Entry, runs: Iterable[Run]) -> list[tuple[Row, Run, dict[s
         if run.done and run.config and run.meta.get("experiment") == row.experiment:
             told = {key: ours for key, (_, ours) in departures(run.config, row).items()}
             begin = start(run, row)
-            if "model.init" in told and begin:
+            if begin and ("model.init" in told or refuted(run, row, begin)):
                 told["model.init"] = begin
             found.append((row, run, told, begin))
     own = usual([(row, run, begin) for row, run, told, begin in found if row.weights and not told])

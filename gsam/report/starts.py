@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from gsam.catalogue import Row
+from gsam.catalogue import Row, starts_from
 from gsam.runs import names, origin
 
 from .load import Run
@@ -22,6 +22,15 @@ def start(run: Run, row: Row) -> str:
     if names(place, row.weights) and not place.suffix:
         return f"{row.weights}/{place.name}{ema}"
     return f"{place.resolve() if place.exists() else place}{ema}"
+
+
+def refuted(run: Run, row: Row, name: str) -> bool:
+    """Whether the pretraining of this name (of `start`) lies in the same runs folder and is not one of the row's: model.init is
+    a path of the machine that trained, and run folders can be copied."""
+    above = run.folder.absolute().parents
+    root = above[min(row.experiment.count("/") + 1, len(above) - 1)]
+    place = root / name.removesuffix("@ema")
+    return bool(row.weights) and place.is_dir() and not starts_from(str(place), row.weights)
 
 
 def usual(found: Sequence[tuple[Row, Run, str]]) -> dict[str, str]:

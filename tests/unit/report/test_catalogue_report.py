@@ -25,6 +25,7 @@ from gsam.report.load import read_run
 from gsam.report.matching import find_runs, settings
 from gsam.report.paper_table import equal_cost, table
 from gsam.report.scores import Mean, mean, scores
+from gsam.report.write import make_report
 from gsam.runtime import Runtime
 from tests.record_catalogue import composed, unpack
 
@@ -192,7 +193,7 @@ def test_fine_tunings_from_other_weights_are_other_settings(published_size, tmp_
     ]
     starts = {
         f"table1/vit_s16_gsam/{second.name}": str(second),
-        f"table1/vit_s16_gsam/{small.name}": str(small),
+        f"table1/vit_s16_gsam/{small.name}": f"{moved}/{small.name}",
         f"{moved}/{usual.name}/checkpoints/best.pt": f"{moved}/{usual.name}/checkpoints/best.pt",
         f"table1/vit_s16_gsam/{usual.name}@ema": f"{usual}@ema",
         "timm-from-somewhere": "timm-from-somewhere",
@@ -240,6 +241,15 @@ def test_damaged_folders_are_named_and_counted_nowhere(published_size, tmp_path)
     assert f"{start}{folders[1].name}`: config.yaml is damaged (while parsing" in page
     assert f"{start}{folders[2].name}`: results.jsonl line 1: top1 is nan, no fraction of pictures; skipped" in page
     assert read_run(folder).problems[:2] == ["config.yaml is empty", "meta.json is empty"]
+
+
+def test_the_report_of_a_folder_leaves_them_out_too(recorded, tmp_path):
+    shutil.copytree(recorded / "table1" / "vit_b32_sam", tmp_path / "sam")
+    first, second = sorted(path.parent for path in (tmp_path / "sam").glob("*/DONE"))
+    (first / "config.yaml").write_text("")
+    report = make_report("sam", tmp_path)
+    assert [run.folder for column in report.table.columns for run in column.runs] == [second]
+    assert f"- {first.name} (sam): config.yaml is empty" in (tmp_path / "sam" / "report" / "report.md").read_text()
 
 
 def test_vanilla_at_equal_compute_stands_apart_and_is_named(published_size, tmp_path):
