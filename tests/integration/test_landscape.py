@@ -189,6 +189,16 @@ def test_figure_2_is_the_next_training_step_of_a_run(runs, tmp_path):
 
 
 @pytest.mark.slow
+def test_figure_2_trains_as_many_steps_as_it_says_and_again_where_a_training_was_broken_off(tmp_path):
+    (two,), (one,) = (analyze(tmp_path, "analysis=fig2", f"fig2.steps={n}") for n in (2, 1))
+    assert two["at_step"] == 2 and one["at_step"] == 1
+    for file in (tmp_path / "training_1" / "checkpoints").iterdir():  # as if killed before its first save
+        file.unlink()
+    (again,) = analyze(tmp_path, "analysis=fig2", "fig2.steps=1", "force=true")
+    assert again["at_step"] == 1 and again["before"] == one["before"]
+
+
+@pytest.mark.slow
 def test_a_longer_ascent_moves_only_gsams_update(runs, tmp_path):
     common = ["analysis=fig2", f"weights={runs / 'one'}"]
     (none,), (much,) = analyze(tmp_path, *common, "fig2.alpha=0"), analyze(tmp_path, *common, "fig2.alpha=2")

@@ -51,7 +51,7 @@ class Settings:
 
 def run(settings: Settings, task: Any) -> list[dict]:
     """One row: see `measure`. weights=: a run's folder; without it a short training is made below `out`."""
-    folder = Path(task.config.weights) if task.config.weights else task.rows.out / "training"
+    folder = Path(task.config.weights) if task.config.weights else task.rows.out / f"training_{settings.steps}"
     if task.config.weights and not (folder / "config.yaml").exists():
         raise ValueError(
             f"weights={folder}: fig2 needs a run's folder (it has config.yaml), for its data and its optimizer"
@@ -59,14 +59,18 @@ def run(settings: Settings, task: Any) -> list[dict]:
     file = folder / "checkpoints" / task.config.checkpoint
     # The row is of these weights: a run that has gone on since has other ones under the same name.
     about = {"run": task.config.weights, "weights_hash": task.config.weights and _digest(file)}
-    return record("fig2", settings, task, lambda s: measure(s, folder, task.config.checkpoint, task.runtime), about)
+
+    def measured(settings: Settings) -> dict[str, Any]:
+        if not task.config.weights:
+            _train(settings, folder)
+        return measure(settings, folder, task.config.checkpoint, task.runtime)
+
+    return record("fig2", settings, task, measured, about)
 
 
 def measure(settings: Settings, folder: Path, name: str, runtime: Runtime) -> dict[str, Any]:
     """Of the step after checkpoint `name` of the run in `folder`, on its first group of pictures: norms, cos, lr, rho, alpha,
     and f, fp, gap before and after each method's update -lr * direction (`before`, `after`; the radius stays)."""
-    if not (folder / "config.yaml").exists():
-        _train(settings, folder)
     config, state = read_saved(folder / "config.yaml"), checkpoint.read(folder / "checkpoints" / name)
     point = _Point(config, state, runtime)
     rho = point.values.rho if settings.rho is None else settings.rho
@@ -132,11 +136,16 @@ class _Point:
 
 
 def _train(settings: Settings, folder: Path) -> None:
-    """In a process of its own, by the command that a user would give. Raises ValueError if it fails; its message is above."""
+    """In a process of its own, by the command that a user would give: it continues a training that was broken off and leaves
+    one that is done as it is. Raises ValueError if it fails; its message is above."""
     overrides = ["optimizer=gsam", "optimizer.rho_max=0.2", "optimizer.rho_min=0.05", "optimizer.alpha=0.4"]
     overrides += [f"train.max_steps={settings.steps}", "data.limit_eval=1000", f"run.dir={folder}"]
     done = subprocess.run([sys.executable, str(CONFIGS.parent / "train.py"), "experiment=quickstart", *overrides])
     if done.returncode:
         raise ValueError(
             f"fig2: the training in {folder} failed (exit code {done.returncode}); or give weights=<run folder>"
+        )
+    if (step := checkpoint.read(folder / "checkpoints" / "last.pt")["step"]) != settings.steps:
+        raise ValueError(
+            f"fig2: the training in {folder} is at step {step}, not at fig2.steps={settings.steps}; delete it"
         )
