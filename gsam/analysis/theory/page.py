@@ -25,8 +25,8 @@ class Settings:
 
 
 def run(settings: Settings, task: Any) -> list[dict]:
-    """The row of each experiment, in <runs>/theory/<name>/, and the page."""
-    rows, above = {}, task.rows.out.parent
+    """The row of each experiment, in <out>/<name>/ or runs/theory/<name>/, and the page."""
+    rows, above = {}, task.rows.out if task.config.out else task.rows.out.parent
     for name in EXPERIMENTS:
         module = importlib.import_module(f"gsam.analysis.theory.{name}")
         chosen = module.Settings()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from gsam.analysis.eigen import lanczos
 from gsam.analysis.settings import load_analysis
+from gsam.analysis.task import run as analyze
 from gsam.analysis.theory import fig1, fig3, lemma_3_1, lemma_3_2, lemma_3_3, network, theorem_5_1, theorem_5_3
 from gsam.analysis.theory.function import Function, descend, one_step_gap, orthogonal, random_direction, worst_gap
 from gsam.config import ConfigError
@@ -19,6 +20,7 @@ from gsam.optim import GSAMEstimator
 from gsam.report import figures
 from gsam.report.theory_page import EXPERIMENTS, page
 from gsam.report.write import png
+from gsam.runtime import Runtime
 from tests.runs import CONFIGS
 
 ROOT = Path(__file__).parents[3]
@@ -57,6 +59,22 @@ def test_the_sharpest_of_three_minima_has_the_lowest_perturbed_loss_and_the_larg
     assert one["fp"] == pytest.approx(three["fp"], rel=1e-3) and one["fp"] < two["fp"]
     assert one["sigma"] > 3 * two["sigma"] > 9 * three["sigma"] and one["gap"] > two["gap"] > three["gap"]
     assert "does not mean a flatter minimum" in drawn("fig1", row) and "orders" in drawn("fig1", row)
+    assert "At w₁ and w₃ it is equal" in drawn("fig1", row) and "NOT" not in drawn("fig1", row)
+
+
+def test_figure_1_says_which_minimum_is_sharp_and_whether_the_perturbed_losses_agree():
+    row = fig1.measure(fig1.Settings())
+    one, two, three = row["minima"]
+    assert "At w₁ and w₃ it is NOT equal" in drawn("fig1", row | {"minima": [one, two, three | {"fp": 1.2}]})
+    turned = {"rho": 0.5, "minima": [three, two | {"fp": 2.0}, one]}
+    assert "(σ = 0.69, the flattest)" in figures.fig1.sentence(turned)
+    assert "(σ = 8.39, the sharpest)" in figures.fig1.sentence(turned)
+    agreeing = [at | {"fp": at["sigma"]} for at in (one, two, three)]
+    assert "means a flatter minimum here, NOT as in the paper" in figures.fig1.sentence(
+        {"rho": 0.5, "minima": agreeing}
+    )
+    wrong = [one | {"gap": 0.0}, two, three]
+    assert "does NOT order" in figures.fig1.sentence({"rho": 0.5, "minima": wrong})
 
 
 def test_the_perturbed_loss_on_a_line_is_the_maximum_over_the_ball():
@@ -264,6 +282,13 @@ def test_the_files_hold_the_defaults():
 def test_impossible_settings_are_refused(override, message):
     with pytest.raises(ConfigError, match=message):
         configured(f"analysis={override.split('.')[0]}", override)
+
+
+def test_the_experiments_of_the_page_lie_in_the_folder_that_out_names(tmp_path, monkeypatch):
+    monkeypatch.setattr("gsam.analysis.theory.page.EXPERIMENTS", {"fig1": EXPERIMENTS["fig1"]})
+    with Runtime.start() as runtime:
+        analyze(configured("analysis=theory", f"out={tmp_path}/page"), runtime)
+    assert (tmp_path / "page" / "fig1" / "analysis.jsonl").exists() and len(list(tmp_path.iterdir())) == 1
 
 
 def test_the_page_shows_every_experiment_and_says_what_was_not_run():
