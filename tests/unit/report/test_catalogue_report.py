@@ -20,7 +20,7 @@ from gsam.analysis.task import run as analyze
 from gsam.catalogue import entries, entry, expected
 from gsam.report import catalogue_report
 from gsam.report.cost_page import same_cost
-from gsam.report.figures import fig4, fig5, fig6, fig8, fig9
+from gsam.report.figures import fig4, fig5, fig6, fig7, fig8, fig9
 from gsam.report.load import read_run
 from gsam.report.matching import find_runs, settings
 from gsam.report.paper_table import equal_cost, table
@@ -327,6 +327,7 @@ def test_rows_of_a_grid_read_as_the_figure_does(recorded):
     _, lines = lines_of(recorded, "fig9")
     assert [line.name for line in lines[:3]] == ["α = 0", "α = 0.05", "α = 0.1"]
     assert lines_of(recorded, "fig4")[1][0].name == "GSAM, ρ = 0.05, α = 0.05"
+    assert re.search(r": SAM [\d.]+ \([\d.]+\), GSAM ", fig7.sentence(lines_of(recorded, "fig7")[1]))
 
 
 def test_what_the_paper_says_of_figure_9_is_tested_and_nan_is_left_out(recorded):
