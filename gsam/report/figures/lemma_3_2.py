@@ -47,14 +47,14 @@ def sentence(row: dict) -> str:
         small &= not rows[0]["negative"]
         large += [label] if any(line["negative"] for line in rows[1:]) else []
     first = min(row["network"]["rows"], key=lambda line: line["rho"])
-    verdict = f"h ≥ 0 {'holds' if small else 'does NOT hold'} at every point there, as the lemma says for small ρ"
+    verdict = "holds at every point there, as the lemma says" if small else "does NOT hold there, NOT as the lemma says"
     if small:
         verdict += (
-            f", and only for small ρ on the {' and the '.join(large)}" if large else ", and at all larger radii tested"
+            f"; it holds only for small ρ on the {' and the '.join(large)}" if large else ", and at all radii tested"
         )
     return (
         f"{'; '.join(parts)}. At the smallest radius, ρ = {first['rho']:.0e}, h/(ρ‖∇f‖) lies between {first['low']:.4f} and "
-        f"{first['high']:.4f} on the network: {verdict}."
+        f"{first['high']:.4f} on the network: h ≥ 0 {verdict}."
     )
 
 

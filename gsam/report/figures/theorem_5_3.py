@@ -55,10 +55,11 @@ def sentence(row: dict) -> str:
         f"{'The lower bound is nearly empty, because' if empty else 'In the lower bound'} "
         f"|σ|_min = {row['constants']['sigma_min']:.1e} enters squared; it is the smallest seen at {row['hessians']} points of "
         f"the path, so the theorem's may be smaller and the lower bound shown may be too high. After {len(measured)} steps "
-        f"with the theorem's radius ρ₀/√t GSAM ends with {_lower(gsam, sam, 'gap')} h(ρ₀) ({gsam['gap']:.5f}, SAM "
-        f"{sam['gap']:.5f}) and {_lower(gsam, sam, 'sigma_max')} σ_max ({gsam['sigma_max']:.3f}, SAM {sam['sigma_max']:.3f})."
+        f"with the theorem's radius ρ₀/√t GSAM's h(ρ₀) {_lower(gsam, sam, 'gap')} ({gsam['gap']:.5f}, SAM "
+        f"{sam['gap']:.5f}) and its σ_max {_lower(gsam, sam, 'sigma_max')} ({gsam['sigma_max']:.3f}, SAM "
+        f"{sam['sigma_max']:.3f})."
     )
 
 
 def _lower(gsam: dict, sam: dict, key: str) -> str:
-    return "the lower" if gsam[key] < sam[key] else "NOT the lower"
+    return "is the lower" if gsam[key] < sam[key] else "is NOT the lower"

@@ -234,7 +234,7 @@ def test_the_ascent_step_lowers_the_gap_by_what_the_proof_says_and_between_its_b
     assert "20 of 20 ascent steps lower h" in found and "the smallest seen at 2 points" in found
     ends = {"SAM": {"gap": 0.02, "sigma_max": 2.0}, "GSAM": {"gap": 0.03, "sigma_max": 1.0}}
     tight = figures.theorem_5_3.sentence(row | {"ends": ends, "lower": sum(measured) / 2})
-    assert "GSAM ends with NOT the lower h(ρ₀) (0.03000, SAM 0.02000) and the lower σ_max" in tight
+    assert "GSAM's h(ρ₀) is NOT the lower (0.03000, SAM 0.02000) and its σ_max is the lower" in tight
     assert "nearly empty" in figures.theorem_5_3.sentence(row | {"lower": 1e-12}) and "nearly empty" not in tight
 
 
