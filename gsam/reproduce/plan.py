@@ -112,7 +112,8 @@ def _best(tried: Sequence[Task], request: Request) -> Mapping[str, Any] | str:
 def _weights(job: Job, request: Request, runs: Sequence[Found]) -> str | None:
     """model.init of a fine-tuning; "" where the user gave it; None where there is nothing.
 
-    The row's own pretraining with the same seed, else the first one; below --weights also a file <experiment>.<ending>.
+    The row's own pretraining of the lowest seed, so that its fine-tunings differ in nothing but their own; below --weights
+    also a file <experiment>.<ending>.
     """
     if any(each.lstrip("+").startswith("model.init=") for each in request.extra):
         return ""
@@ -126,8 +127,8 @@ def _weights(job: Job, request: Request, runs: Sequence[Found]) -> str | None:
     trained = [run for run in runs if run.experiment == name and run.done]
     if request.weights is None:
         trained = [run for run in trained if not departures(run.config, Row(name, name))]
-    same = [run for run in trained if run.config["train"]["seed"] == job.seed]
-    return str((same or trained)[0].folder.resolve()) if trained else None
+    first = min(trained, key=lambda run: run.config["train"]["seed"], default=None)
+    return str(first.folder.resolve()) if first else None
 
 
 def _check(request: Request) -> None:

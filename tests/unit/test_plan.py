@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,19 @@ def test_fine_tunings_are_found_again_when_the_runs_have_moved_or_are_spelled_ot
     moved.rename(first)
     (begun,) = [task for task in plan(tuning(Path("runs"), fashion_root)) if task.found]
     assert begun.config.model.init == tried.config.model.init  # as it was spelled: another would be another folder
+
+
+def test_all_seeds_of_a_fine_tuning_start_from_the_same_weights(tmp_path, fashion_root):
+    """The report has no mean over different pretrainings."""
+    asked = tuning(tmp_path, fashion_root)
+    train(*asked.extra, f"run.root={tmp_path}", "train.seed=1", experiment="table1/vit_s16_vanilla")
+    tune(tmp_path, fashion_root, 4)
+    one, two = [task for task in plan(replace(asked, seeds=(0, 1))) if not task.job.overrides[-1].endswith("choice")]
+    assert (one.job.seed, two.job.seed) == (0, 1) and one.config.model.init == two.config.model.init
+    first = [
+        run.folder for run in scan(tmp_path) if run.config["train"]["seed"] == 0 and run.experiment.startswith("table1")
+    ]
+    assert Path(one.config.model.init) == first[0].resolve()
 
 
 def test_a_training_without_a_finite_top1_is_not_chosen(tmp_path, fashion_root):
