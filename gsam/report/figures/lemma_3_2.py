@@ -28,13 +28,13 @@ def draw(row: dict) -> Figure:
     left.legend(frameon=False, loc="upper left")
     plain(
         left,
-        "Small radius: $h$ is the first-order value",
+        "$h$ over its first-order value",
         r"radius $\rho$",
         r"$h\, /\, (\rho\,\|\nabla f\|)$, median and range",
     )
     right.set_xscale("log")
     right.set_ylim(-2, None)
-    plain(right, "Large radius: $h$ can be negative", r"radius $\rho$", "points with $h < 0$ (%)")
+    plain(right, "Where $h$ is negative", r"radius $\rho$", "points with $h < 0$ (%)")
     return figure
 
 
