@@ -21,6 +21,19 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     return (meta, config) if whole and isinstance(meta, dict) else None
 
 
+def json_lines(path: Path) -> list[tuple[int, Any]]:
+    """(line number from 1, value) of every line of a JSONL file that is not empty; ValueError stands for what is no JSON. The
+    last line, cut off where its writer was killed, is left out silently; [] without a file."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    found: list[tuple[int, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found += [(number, json.loads(line))] if line.strip() else []
+        except json.JSONDecodeError:
+            found += [(number, ValueError)] if number < len(lines) else []
+    return found
+
+
 def origin(init: str) -> Path:
     """The run folder that model.init means (the folder, its checkpoints/last.pt, either with @raw or @ema), or the file."""
     path = Path(re.sub(r"@(raw|ema)$", "", init))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from gsam.runs import json_lines
+
 # What makes rows of results.jsonl those of one model, evaluated in one way.
 SUBJECT = (
     "model",
@@ -204,15 +206,10 @@ def _rows(path: Path, problems: list[str], *, wanted: bool) -> list[dict]:
         if wanted:
             problems.append(f"{path.name} is missing")
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line) if line.strip() else None
-        except json.JSONDecodeError:
-            if number < len(lines):
-                problems.append(f"{path.name} line {number} is no JSON and was skipped")
-            continue
+    for number, row in json_lines(path):
+        if row is ValueError:
+            problems.append(f"{path.name} line {number} is no JSON and was skipped")
         if not isinstance(row, dict):
             continue
         if row.get("kind") in ("result", "eval") and not _fraction(row.get("top1", 0.0)):

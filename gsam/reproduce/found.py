@@ -1,11 +1,10 @@
 """Run folders below a folder: which experiment each is of, and how far it got. Imports no torch."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gsam.runs import read
+from gsam.runs import json_lines, read
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,4 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:  # cut off where its writer was killed
-            continue
-    return [row for row in rows if isinstance(row, dict)]
+    return [row for _, row in json_lines(path) if isinstance(row, dict)]
