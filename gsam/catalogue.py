@@ -1,4 +1,5 @@
-"""Every table and figure of the paper as rows of experiments (configs/catalogue.yaml), and its numbers (configs/paper.yaml).
+"""Every table and figure of the paper as rows of experiments (configs/catalogue.yaml; in miniature: configs/mini.yaml), and
+the paper's numbers (configs/paper.yaml).
 
 Imports neither torch nor, before something has to be composed, hydra: the report reads it too.
 """
@@ -15,7 +16,7 @@ import yaml
 from gsam import runs
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-MINI = "mini/"
+MINI = "mini/"  # before the names of the entries of mini.yaml, and of their experiments
 # How a step is computed, not what: runs that differ in nothing else are runs of one recipe.
 EXECUTION = (
     *("train.accumulate", "train.compile", "train.channels_last", "model.grad_checkpointing"),
@@ -89,29 +90,20 @@ class Job:
     """of train.py"""
 
 
-def entries() -> dict[str, Entry]:
-    """Name -> entry, in the paper's order. Raises ValueError for a key that is none, or an axis without values."""
-    document = yaml.safe_load((CONFIGS / "catalogue.yaml").read_text(encoding="utf-8"))
-    return {name: _entry(name, values) for name, values in document.items()}
+def entries(prefix: str = "") -> dict[str, Entry]:
+    """Name -> entry, in the paper's order; with the prefix MINI the miniatures. Raises ValueError for a key that is none, or an
+    axis without values."""
+    document = yaml.safe_load(_source(prefix).read_text(encoding="utf-8"))
+    return {prefix + name: _entry(prefix + name, values) for name, values in document.items()}
 
 
 def entry(name: str) -> Entry:
-    """ "table1"; "mini/table1": the same rows, each experiment from configs/experiment/mini/.
-
-    Raises ValueError for a name that is none, and for experiments that are no files.
-    """
-    plain, known = name.removeprefix(MINI), entries()
-    if plain not in known:
-        raise ValueError(f"{name}: not in configs/catalogue.yaml; choose one of {', '.join(known)}")
-    found = known[plain]
-    if name == plain:
-        return found
-    rows = [{**_shallow(row), "experiment": MINI + row.experiment} for row in found.rows]
-    rows = [row | ({"weights": MINI + row["weights"]} if row["weights"] else {}) for row in rows]
-    missing = [row["experiment"] for row in rows if not _file(row["experiment"]).is_file()]
-    if missing:
-        raise ValueError(f"{name}: configs/experiment/ has no {', no '.join(f'{each}.yaml' for each in missing)}")
-    return Entry(**{**_shallow(found), "name": name, "rows": tuple(Row(**row) for row in rows)})
+    """ "table1", or "mini/table1". Raises ValueError for a name that is none."""
+    prefix = MINI if name.startswith(MINI) else ""
+    known = entries(prefix)
+    if name not in known:
+        raise ValueError(f"{name}: not in configs/{_source(prefix).name}; choose one of {', '.join(known)}")
+    return known[name]
 
 
 def paper(name: str) -> dict[str, Any]:
@@ -157,7 +149,8 @@ def matched(entry: Entry, row: Row) -> tuple[str, tuple[str, ...]] | None:
     if twice <= float(str(plain["train.epochs"]).removesuffix("ep")):
         return None
     epochs = f"{twice:g}ep"
-    trained = [each.experiment for one in entries().values() for each in one.rows if not each.weights]
+    others = entries(MINI if entry.name.startswith(MINI) else "")
+    trained = [each.experiment for one in others.values() for each in one.rows if not each.weights]
     for other in dict.fromkeys(trained):
         if "vanilla" in other and not differing(plain | {"train.epochs": epochs}, expected(other)):
             return other, ()
@@ -167,7 +160,7 @@ def matched(entry: Entry, row: Row) -> tuple[str, tuple[str, ...]] | None:
 def sets(entry: Entry, data: str) -> dict[str, str]:
     """Column -> set of configs/evalset (or "val") that measures runs trained on `data`; a column without one is left out."""
     known = STAND_INS.get(data, {"imagenet": "val"})
-    if data == "imagenet":
+    if data == "imagenet" or entry.name.startswith(MINI):
         return dict(entry.columns)
     return {heading: known.get(name, name) for heading, name in entry.columns.items() if name in (*known, "val")}
 
@@ -254,14 +247,15 @@ def _same(a: Any, b: Any) -> bool:
     return same(a, b)
 
 
-def _file(experiment: str) -> Path:
-    return CONFIGS / "experiment" / f"{experiment}.yaml"
+def _source(name: str) -> Path:
+    """The file that has the entry of this name."""
+    return CONFIGS / ("mini.yaml" if name.startswith(MINI) else "catalogue.yaml")
 
 
 @cache
 def _sweep(experiment: str) -> dict[str, list[Any]]:
     """hydra.sweeper.params of an experiment's own file, with the values as YAML reads them."""
-    document = yaml.safe_load(_file(experiment).read_text(encoding="utf-8"))
+    document = yaml.safe_load((CONFIGS / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8"))
     params = ((document.get("hydra") or {}).get("sweeper") or {}).get("params") or {}
     # "++" as the command line has it (gsam.cli.prepare_argv): there an axis is narrowed, not multiplied by itself.
     return {key.lstrip("+"): [yaml.safe_load(each) for each in str(value).split(",")] for key, value in params.items()}
@@ -276,18 +270,18 @@ def _entry(name: str, values: dict[str, Any]) -> Entry:
     try:
         return Entry(name, rows=rows, **values | {"analyses": tuple(map(tuple, values.get("analyses", ())))})
     except TypeError as error:
-        raise ValueError(f"configs/catalogue.yaml, {name}: {error}") from None
+        raise ValueError(f"configs/{_source(name).name}, {name}: {error}") from None
 
 
 def _row(name: str, values: dict[str, Any]) -> Row:
     try:
         row = Row(**values | {"over": tuple(values.get("over", ()))})
     except TypeError as error:
-        raise ValueError(f"configs/catalogue.yaml, {name}: {error}") from None
+        raise ValueError(f"configs/{_source(name).name}, {name}: {error}") from None
     swept = set(_sweep(row.experiment))
     if swept != set(row.over):
         raise ValueError(
-            f"configs/catalogue.yaml, {name}, {row.experiment}: over={sorted(row.over)}, but hydra.sweeper.params of its file "
-            f"has {sorted(swept)}; make them the same"
+            f"configs/{_source(name).name}, {name}, {row.experiment}: over={sorted(row.over)}, but hydra.sweeper.params of its "
+            f"file has {sorted(swept)}; make them the same"
         )
     return row

@@ -29,7 +29,8 @@ def evaluations(cfg: DictConfig) -> int | None:
     config = read_composed(cfg)
     pictures = TRAINING_PICTURES.get(config.data.name)
     if pictures is not None:
-        pictures = round(min(pictures, config.data.limit_train or pictures) * (1 - config.data.holdout))
+        left = round(pictures * (1 - config.data.holdout))
+        pictures = min(left, config.data.limit_train or left)
     length = Duration.parse(config.train.epochs, "ep")
     if length.unit == "ep" and pictures is None:
         return None

@@ -17,7 +17,7 @@ def select(target: str) -> Entry:
     of that, or their name in paper.yaml. Raises ValueError for what is not in the catalogue.
     """
     head, _, tail = target.removeprefix(MINI).partition("/")
-    found = entry(target[: len(target) - len(target.removeprefix(MINI))] + head)
+    found = entry((MINI if target.startswith(MINI) else "") + head)
     if not tail:
         return found
     rows = [row for row in found.rows if tail in (row.experiment, row.experiment.rsplit("/", 1)[-1], row.paper)]

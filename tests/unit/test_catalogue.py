@@ -1,5 +1,6 @@
 """The catalogue of tables and figures: whole, consistent with the paper's numbers, and exact about which runs belong."""
 
+import itertools
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from gsam.recipes import compose
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = entries()
+MINIATURES = entries("mini/")
 NAMES = [path.relative_to(CONFIGS / "experiment").with_suffix("").as_posix()
          for path in sorted((CONFIGS / "experiment").rglob("*.yaml"))]  # fmt: skip
 OURS = [name for name in NAMES if not name.startswith(("mini/", "table1/", "quickstart"))]
@@ -247,23 +249,45 @@ def test_a_fine_tuning_belongs_if_it_starts_from_a_run_of_the_rows_experiment(tm
 # ---- miniatures, wrong files ----------------------------------------------------------------------------------------
 
 
-def test_miniatures_take_every_experiment_from_mini(tmp_path, monkeypatch):
-    for name in ("catalogue.yaml", "experiment"):
-        source = CONFIGS / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
-    shutil.rmtree(tmp_path / "experiment" / "mini", ignore_errors=True)
-    monkeypatch.setattr(catalogue, "CONFIGS", tmp_path)
+def test_every_miniature_is_shown_and_begins_with_its_command():
+    names = [name for name in NAMES if name.startswith("mini/")]
+    assert {each.experiment for one in MINIATURES.values() for each in one.rows} == {*names}
+    for name in names:
+        header, command, *_ = (CONFIGS / "experiment" / f"{name}.yaml").read_text().splitlines()
+        shown = next(each for one in MINIATURES.values() for each in one.rows if each.experiment == name)
+        assert header == "# @package _global_"
+        assert command == f"# python train.py {'-m ' if shown.over else ''}experiment={name}"
+
+
+def test_every_method_is_searched_with_six_settings_and_one_seed_without_the_test_pictures():
+    for each in MINIATURES["mini/search"].rows:
+        values = expected(each.experiment)
+        assert len(list(itertools.product(*each.grid().values()))) == 6 and each.best
+        assert values["data.holdout"] == 0.2 and values["data.limit_train"] == 5000 and values["train.seed"] == 0
+
+
+def test_miniatures_of_one_model_differ_in_their_method_only():
+    """The lengths apart: vanilla with 80 epochs, and Entropy-SGD with one pass per picture, cost as much as the others."""
+    for model in ("resnet", "vit", "mixer"):
+        names = {each.experiment for one in MINIATURES.values() for each in one.rows}
+        mine = [
+            expected(name)
+            for name in names
+            if expected(name)["model.name"] == expected(f"mini/table1/{model}_sam")["model.name"]
+        ]
+        keys = {key for values in mine for key in values if not key.startswith(("optimizer.", "data.holdout"))}
+        differing = {key for key in keys if len({str(values.get(key)) for values in mine}) > 1}
+        assert differing <= {"train.epochs"}, model
+        assert {str(values["train.epochs"]) for values in mine} == {"40ep", "80ep"}
+
+
+def test_miniatures_are_measured_on_the_sets_that_they_name():
+    assert catalogue.sets(entry("mini/table1"), "fashion_mnist") == {"test": "val", "C": "fashion_mnist_c15"}
     with pytest.raises(
-        ValueError, match=r"mini/table6: configs/experiment/ has no mini/table5/vit_b32_vanilla_600\.yaml"
+        ValueError, match=r"mini/table3: not in configs/mini.yaml; choose one of mini/search, mini/table1"
     ):
-        entry("mini/table6")
-    for each in ENTRIES["table6"].rows:
-        target = tmp_path / "experiment" / "mini" / f"{each.experiment}.yaml"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(tmp_path / "experiment" / f"{each.experiment}.yaml", target)
-    found = entry("mini/table6")
-    assert found.name == "mini/table6" and [r.paper for r in found.rows] == [r.paper for r in ENTRIES["table6"].rows]
-    assert all(r.experiment == f"mini/{o.experiment}" for r, o in zip(found.rows, ENTRIES["table6"].rows, strict=True))
+        entry("mini/table3")
+    assert matched(entry("mini/table1"), entry("mini/table1").rows[0]) == ("mini/table1/resnet_vanilla_80", ())
 
 
 def test_columns_on_other_data():

@@ -83,6 +83,8 @@ def test_gradient_evaluations_are_those_of_the_recipes_page():
     }  # fmt: skip
     unknown = OmegaConf.merge(plan(Request(select("table1/vit_b32_gsam")))[0].config, {"data": {"name": "imagefolder"}})
     assert evaluations(unknown) is None
+    held_out = plan(Request(select("mini/search/vit_sam")))[0].config  # 5,000 pictures of the four fifths that are left
+    assert evaluations(held_out) == 2 * 1562 * 128
 
 
 def test_vanilla_at_equal_gradient_evaluations_is_asked_for():
