@@ -4,6 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from gsam.cli import entry, prepare_argv, share_cores
+from gsam.launch.rank import follow_agent
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="evaluate")
@@ -18,6 +19,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    follow_agent()
     prepare_argv()
     share_cores()
     main()

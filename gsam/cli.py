@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import FrameType
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+
+from gsam.launch.process import end_with
+from gsam.launch.rank import exit_code
 
 REQUEUE = 75  # exit code of a run that was asked to leave and has saved (EX_TEMPFAIL: try again)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -41,7 +44,8 @@ def _leave(number: int, frame: FrameType | None) -> None:
     print(
         f"{signal.Signals(number).name} before the first step; the same command continues", file=sys.stderr, flush=True
     )
-    os._exit(REQUEUE)  # an exception may be swallowed: by a finalizer, by a library that catches everything
+    # An exception may be swallowed: by a finalizer, by a library that catches everything.
+    os._exit(exit_code(REQUEUE, number))
 
 
 def share_cores() -> None:
@@ -75,7 +79,7 @@ def entry(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
         except Requeue as left:
             if os.environ.get("RANK", "0") == "0":
                 print(left, file=sys.stderr)
-            sys.exit(REQUEUE)
+            sys.exit(exit_code(REQUEUE, signal.Signals[left.asked]))
         except (ValueError, FloatingPointError) as error:
             from gsam.runtime import SharedError
 
@@ -85,6 +89,7 @@ def entry(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             if rank == "0" or not isinstance(error, (SharedError, FloatingPointError)):
                 print(f"error{'' if rank == '0' else f' on rank {rank}'}: {error}", file=sys.stderr)
             sys.exit(2)
+        exit_code(0)
 
     return run
 
@@ -102,8 +107,9 @@ def _child(overrides: list[str]) -> None:
 
 
 def run_child(command: Sequence[str]) -> int:
-    """Exit code of a command that gets our signals passed on; REQUEUE after one of them, however it ended."""
-    child, seen = subprocess.Popen(command), []
+    """Exit code of a command that gets our signals passed on, SIGTERM also when this process is killed; REQUEUE after one of
+    them, however it ended."""
+    child, seen = subprocess.Popen(command, preexec_fn=partial(end_with, os.getpid())), []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         seen.append(number)

@@ -21,7 +21,11 @@ class SharedError(ValueError):
 
 
 class Requeue(Exception):
-    """The run was asked to leave and has saved: the same command continues. Exit code 75."""
+    """The run was asked to leave, by the signal of this name, and has saved: the same command continues. Exit code 75."""
+
+    def __init__(self, text: str, asked: str):
+        super().__init__(text)
+        self.asked = asked
 
 
 class Precision(Enum):

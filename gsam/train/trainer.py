@@ -4,13 +4,12 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
-from pathlib import Path
 
 import torch
 
 from gsam import data
 from gsam.analysis.during import Measuring
-from gsam.config import Config, as_dict, run_hash
+from gsam.config import Config, as_dict, run_place
 from gsam.data.order import settle
 from gsam.eval import evaluate
 from gsam.runtime import Precision, Requeue, Runtime, environment
@@ -102,7 +101,8 @@ class Trainer:
             raise Requeue(
                 f"{self.run_name}: {left} at step {self.step} of {self.total_steps}; "
                 f"{'saved' if saved else 'NOT saved'}, the same command continues"
-                + ("" if saved else " from the checkpoint before")
+                + ("" if saved else " from the checkpoint before"),
+                left,
             )
         if self.step == self.total_steps:
             if not saved:
@@ -258,16 +258,15 @@ class Trainer:
     # ---- small parts ------------------------------------------------------------------------------------------------
 
     def _folder(self) -> tuple[str, RunFolder]:
-        run, digest = self.config.run, run_hash(self.config)
-        experiment = run.experiment or "adhoc"
-        path = Path(run.dir) if run.dir else Path(run.root) / experiment / digest
+        name, path = run_place(self.config)
+        experiment, _, digest = name.rpartition("/")
         meta = {
             "experiment": experiment, "config_hash": digest, "optimizer": self.config.optimizer.name,
             "model": self.config.model.name, "seed": self.config.train.seed, "world": self.runtime.world,
             "m": effective_m(self.config, self.runtime.world), "data": data.identity(self.config.data),
             **environment(self.runtime.device),
         }  # fmt: skip
-        return f"{experiment}/{digest}", RunFolder(path, as_dict(self.config), meta, self.runtime.is_main)
+        return name, RunFolder(path, as_dict(self.config), meta, self.runtime.is_main)
 
     def _epoch(self) -> float:
         return round(self.step * images_per_step(self.config) / self.train_loader.num_examples, 4)

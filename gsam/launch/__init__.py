@@ -1,0 +1,1 @@
+"""Starting trainings: torchrun under supervision. Imports no torch."""

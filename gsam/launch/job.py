@@ -1,0 +1,67 @@
+"""What a Slurm job does, on the first of its nodes."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from gsam.cli import REQUEUE
+from gsam.launch.allocation import command
+from gsam.launch.child import run
+
+TIME_LIMIT = signal.SIGUSR2  # `--signal=B:USR2@<grace_s>`
+
+
+@dataclass
+class Job:
+    """Runs a command; when that was asked to leave and has saved, the job starts again and so continues it. submitit calls this
+    after each start of the job."""
+
+    words: list[str]
+    """a script and its arguments"""
+    processes: int | None
+    """ranks per node; None: a script that starts trainings itself"""
+    folder: str
+    """whose checkpoints tell whether a start has brought anything"""
+
+    def __call__(self) -> None:
+        """Raises SystemExit with the command's exit code unless that is 0."""
+        start = os.environ.get("SLURM_RESTART_COUNT", "0")
+        _say(f"start {int(start) + 1}, nodes {os.environ['SLURM_JOB_NODELIST']}")
+        before = self._checkpoints()
+        words = [sys.executable, *self.words] if self.processes is None else command(self.words, self.processes)
+        # SIGTERM comes when Slurm ends the job; all its processes get it, srun's tasks too.
+        code, seen = run(words, (TIME_LIMIT, signal.SIGTERM))
+        if code == REQUEUE and _state() == "RUNNING":  # else Slurm has ended it: scancel, requeue or preemption
+            if TIME_LIMIT in seen and self._checkpoints() == before:
+                _say(
+                    "the time limit came before the first checkpoint of this start: not started again, give more launcher.time"
+                )
+            else:
+                _say("left and saved; starting again")
+                subprocess.run(["scontrol", "requeue", job_id()], check=True)
+        if code:
+            sys.exit(code)
+
+    def _checkpoints(self) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in Path(self.folder).rglob("checkpoints/last.pt")}
+
+
+def job_id() -> str:
+    """With its index for a task of an array: the number alone may mean all of them."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
+
+
+def _state() -> str:
+    run = subprocess.run(
+        ["squeue", "--noheader", f"--jobs={job_id()}", "--format=%T"], stdout=subprocess.PIPE, text=True
+    )
+    return run.stdout.strip()
+
+
+def _say(text: str) -> None:
+    print(f"slurm job {job_id()}: {text}", flush=True)

@@ -1,0 +1,65 @@
+"""All nodes of a Slurm job: `srun` starts one supervised torchrun on each.
+
+python -m gsam.launch.nodes 8 train.py experiment=…      within the job: 8 processes per node
+"""
+
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from gsam.cli import SIGNALS
+from gsam.launch.child import run as run_child
+from gsam.launch.supervise import run as supervised
+
+HERE = "--this-node"
+
+
+def run(processes: int, words: Sequence[str]) -> int:
+    """The exit code: the highest of any node."""
+    nodes = os.environ["SLURM_JOB_NUM_NODES"]
+    first = _output("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
+    with socket.create_server(("", 0)) as free:  # the batch script, and so this process, runs on the first node
+        port = free.getsockname()[1]
+    srun = [
+        "srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none",
+        "--cpu-bind=none",  # else Slurm may bind a node's only task, and all its ranks, to one core
+        "--kill-on-bad-exit=0", "--wait=60",  # the nodes leave together; one whose peers failed has a minute to notice
+    ]  # fmt: skip
+    if cores := os.environ.get("SLURM_CPUS_PER_TASK"):  # since Slurm 22.05 a step does not inherit it
+        srun.append(f"--cpus-per-task={cores}")
+    # A rendezvous of its own for each start: agents of one before may still be there.
+    torchrun = [
+        f"--nnodes={nodes}", f"--nproc-per-node={processes}", "--rdzv-backend=c10d",
+        f"--rdzv-id={os.environ['SLURM_JOB_ID']}-{secrets.token_hex(4)}", f"--rdzv-endpoint={_address(first)}:{port}",
+    ]  # fmt: skip
+    return run_child([*srun, sys.executable, "-m", "gsam.launch.nodes", HERE, *torchrun, *words], SIGNALS)[0]
+
+
+def run_here(torchrun: Sequence[str]) -> int:
+    """This node's part, a task of srun. Who hosts the rendezvous is said, not guessed: many a host's own name resolves to
+    127.0.1.1, and then none would."""
+    signal.signal(
+        signal.SIGUSR1, signal.SIG_IGN
+    )  # torchrun inherits it: srun's SIGUSR1 reaches all processes, and would end it
+    host = int(os.environ["SLURM_NODEID"] == "0")
+    address = _address(os.environ["SLURMD_NODENAME"])
+    return supervised([f"--local-addr={address}", f"--rdzv-conf=is_host={host}", *torchrun])
+
+
+def _address(node: str) -> str:
+    """Where Slurm itself finds the node."""
+    found = re.search(r"\bNodeAddr=(\S+)", _output("scontrol", "show", "node", node))
+    return found[1] if found else node
+
+
+def _output(*words: str) -> str:
+    return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    sys.exit(run_here(sys.argv[2:]) if sys.argv[1] == HERE else run(int(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,161 @@
+"""One torchrun under supervision.
+
+torchrun's agent dies of SIGUSR1 and kills its ranks 30 s after SIGTERM, starts ranks that left with exit code 75 again, can
+hang without ranks when the host of the rendezvous is gone, and leaves its ranks behind when it is killed. So the supervisor
+
+- passes SIGTERM, SIGINT and SIGUSR1 on to the ranks alone, as SIGUSR1: they save and leave, and tell it so (rank.py);
+- kills an agent that outlives its ranks without starting others;
+- adopts what a killed agent leaves, and ends it. The agent, and by it the ranks, end when the supervisor itself is killed.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+
+from gsam.cli import REQUEUE, SIGNALS
+from gsam.launch.options import Options, read
+from gsam.launch.process import adopt_orphans, catches, children, end_with, environment
+from gsam.launch.rank import NOTES, SUPERVISOR
+
+TICK_S = 0.1
+LEAVE_S = 30  # for ranks that are asked to leave before they are killed, as torchrun has it
+FAILED_S = 10  # for an agent whose ranks failed and that will start no others
+ENDED_S = 30  # for an agent whose ranks ended well: it waits for those of other hosts
+MARGIN_S = 60  # for an agent in a rendezvous, beyond the time-outs that it should keep itself
+
+
+def run(arguments: Sequence[str]) -> int:
+    """torchrun with these arguments, in a process of its own (it adopts orphans and takes signals): the exit code.
+
+    0: the ranks ended well. REQUEUE: they left when they were asked to, and saved; the same command continues. Otherwise that
+    of the failure.
+    """
+    options = read(arguments)
+    with TemporaryDirectory(prefix="gsam-launch-") as notes:
+        return _Supervisor(arguments, options, Path(notes)).wait()
+
+
+class _Supervisor:
+    def __init__(self, arguments: Sequence[str], options: Options, notes: Path):
+        self.options, self.notes = options, notes
+        self.asked = self.killed = False
+        self.group: set[int] = set()  # process ids of the ranks that were started last
+        self.told: set[int] = set()  # … of those asked to leave
+        self.restarts, self.seen = 0, time.monotonic()  # starts before theirs; when one of them was last alive
+        env = {**os.environ, SUPERVISOR: str(os.getpid()), NOTES: str(notes)}
+        if options.nodes[1] > 1 and (options.max_restarts or options.elastic):
+            # Else torch 2.14 may hand ranks that start again the addresses of the dead ones. See gsam.runtime._own_store.
+            env.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+        adopt_orphans()
+        self.agent = subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *arguments], env=env,
+            start_new_session=True,  # Ctrl-C is the supervisor's
+            preexec_fn=partial(end_with, os.getpid()),
+        )  # fmt: skip
+        for number in SIGNALS:
+            signal.signal(number, self._ask)
+
+    def wait(self) -> int:
+        """The exit code, after the end of the agent and all that it started."""
+        try:
+            while self.agent.poll() is None:
+                self._look()
+                _orphans(but=self.agent.pid)
+                time.sleep(TICK_S)
+        finally:
+            self._clear()
+        return self._code()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        ranks = self._ranks()
+        if ranks and all(catches(pid, signal.SIGUSR1) for pid in ranks):
+            self.told |= ranks
+            for pid in ranks:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGUSR1)
+
+    def _ranks(self) -> set[int]:
+        """Those alive; remembers them."""
+        found = {pid: environment(pid) for pid in children(self.agent.pid)}
+        found = {pid: env for pid, env in found.items() if "TORCHELASTIC_RESTART_COUNT" in env}
+        if found:
+            self.seen = time.monotonic()
+            self.restarts = int(next(iter(found.values()))["TORCHELASTIC_RESTART_COUNT"])
+            self.group = set(found) | (self.group if self.group & set(found) else set())
+        return set(found)
+
+    def _look(self) -> None:
+        ranks = self._ranks()
+        alone_s = time.monotonic() - self.seen
+        if self.asked and (ranks - self.told or not self.told):  # new ranks, or none that could have saved
+            self._end_agent()
+        elif not ranks and alone_s > (limit := self._limit()):
+            self._kill_agent(f"torchrun has had no ranks for {limit:.0f} s and does not end (is a host gone?)")
+
+    def _limit(self) -> float:
+        """Seconds that an agent may live without ranks."""
+        final = self.restarts >= self.options.max_restarts and not self.options.elastic
+        if self.group and (final or self.told):
+            return ENDED_S if self._codes() in ({0}, {REQUEUE}) else FAILED_S
+        return self.options.rendezvous_s + MARGIN_S
+
+    def _end_agent(self) -> None:
+        self.agent.terminate()
+        try:
+            self.agent.wait(LEAVE_S + FAILED_S)
+        except subprocess.TimeoutExpired:
+            self._kill_agent("torchrun does not end")
+
+    def _kill_agent(self, why: str) -> None:
+        print(f"launch: {why}; killed", file=sys.stderr, flush=True)
+        self.killed = True
+        self.agent.kill()
+        self.agent.wait()
+
+    def _codes(self) -> set[int | None]:
+        """How the last ranks ended by their own account; None for one that gave none."""
+        notes = {int(path.name): int(path.read_text()) for path in self.notes.iterdir()}
+        return {notes.get(pid) for pid in self.group}
+
+    def _code(self) -> int:
+        code, codes = self.agent.returncode, self._codes()
+        if self.asked and not self.told:
+            return REQUEUE  # before the ranks had anything to save
+        if codes == {REQUEUE} and (code >= 0 or self.killed):
+            return REQUEUE
+        if code == 0 or self.killed and codes == {0}:
+            return 0
+        return code if code > 0 else 128 - code
+
+    def _clear(self) -> None:
+        """End what the agent left: its ranks, which were asked to leave when it died, and what they started."""
+        _wait(lambda: not _orphans(), LEAVE_S)
+        while left := _orphans():  # killing one may orphan others
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(TICK_S)
+
+
+def _orphans(but: int = 0) -> list[int]:
+    """Adopted processes that live; the ended ones are buried."""
+    alive = []
+    for pid in set(children(os.getpid())) - {but}:
+        with suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                alive.append(pid)
+    return alive
+
+
+def _wait(happened: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(TICK_S)
