@@ -22,6 +22,7 @@ from gsam.data import AugmentConfig, DataConfig
 from gsam.eval import EvalSet
 from gsam.fill import ConfigError, advice, fill
 from gsam.identity import deciding
+from gsam.launch.settings import SlurmConfig
 from gsam.models import ModelConfig
 from gsam.optim import BASES, ESTIMATORS, ScheduleConfig, VanillaEstimator
 from gsam.runtime import Precision
@@ -30,12 +31,12 @@ from gsam.train.settings import AnalysisConfig, Duration, EmaConfig, RunConfig, 
 WEIGHTS_MISSING = "weights: missing; give weights=<run folder | file in its checkpoints/ | weights file | timm:name>"
 CHECKED = ("optimizer", "base", "train", "ema", "analysis", "run")  # sections with `problems`
 # Sections whose dataclass their `name` chooses.
-TABLES = {"optimizer": ESTIMATORS, "base": BASES}
+TABLES = {"optimizer": ESTIMATORS, "base": BASES, "launcher": {"slurm": SlurmConfig}}
 
 
 @dataclass
 class Config:
-    """What train.py runs. `optimizer` and `base` are the dataclasses that their `name` chooses."""
+    """What train.py runs. `optimizer`, `base` and `launcher` are the dataclasses that their `name` chooses."""
 
     optimizer: Any = field(default_factory=VanillaEstimator)
     base: Any = field(default_factory=BASES["sgd"])
@@ -48,6 +49,7 @@ class Config:
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     run: RunConfig = field(default_factory=RunConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    launcher: Any = None
     paths: dict[str, Any] = field(default_factory=dict)
 
 
@@ -94,8 +96,8 @@ class EvalConfig(WeightsConfig):
 
 
 def load(cfg: DictConfig, world: int = 1) -> Config:
-    """Composed configuration -> Config. Raises ConfigError with every problem found; touches no device and no file but those
-    that data.check looks for."""
+    """Composed configuration -> Config for `world` ranks or its launcher's. Raises ConfigError with every problem found;
+    touches no device and no file but those that data.check looks for."""
     problems: list[str] = []
     config = fill(cfg, Config, problems, tables=TABLES)
     problems += unknown_paths(config.paths)
@@ -146,6 +148,12 @@ def run_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(deciding(as_dict(config)), sort_keys=True).encode()).hexdigest()[:8]
 
 
+def run_place(config: Config) -> tuple[str, Path]:
+    """(name, folder) of the run: experiment and hash, unless run.dir says where."""
+    name, digest = config.run.experiment or "adhoc", run_hash(config)
+    return f"{name}/{digest}", Path(config.run.dir) if config.run.dir else Path(config.run.root) / name / digest
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """Plain numbers, strings, lists and dicts, for YAML, JSON and checkpoints."""
     if is_dataclass(config):
@@ -176,6 +184,11 @@ def unknown_paths(paths: dict[str, Any]) -> list[str]:
 
 def _problems(config: Config, world: int) -> Iterator[str]:
     yield from (own := [p for key in CHECKED for p in getattr(config, key).problems()])
+    if config.launcher is not None:
+        world = config.launcher.world
+        yield from config.launcher.problems()
+        if config.launcher.workers > 1:
+            yield f"launcher.workers={config.launcher.workers}: workers are for scripts/sweep.py; a training is one job"
     try:
         Duration.parse(config.schedule.warmup_steps, "st")
     except ValueError as error:

@@ -46,6 +46,8 @@ def fill(
         except OmegaConfBaseException as error:
             problems.append(f"{name}: {_first_line(error)}")
             continue
+        if value is None and tables and key in tables and known[key].default is None:
+            continue  # launcher: null
         kind = _choose(value, tables[key], name, problems) if tables and key in tables else known[key].type
         if is_dataclass(kind):
             nested[key] = fill(value, kind, problems, f"{name}.")

@@ -5,7 +5,8 @@ from typing import Any
 
 # Sections and keys that leave the trained weights alone: places, cadence, logging.
 FREE = (
-    *("run", "wandb", "paths", "analysis", "data.workers", "data.root", "data.ffcv_root", "data.limit_eval", "data.on_bad"),
+    *("run", "wandb", "paths", "launcher", "analysis"),
+    *("data.workers", "data.root", "data.ffcv_root", "data.limit_eval", "data.on_bad"),
     *("train.max_steps", "train.eval_every", "train.save_every", "train.keep_every", "train.log_every"),
     *("train.profile_steps", "train.keep_last", "train.non_finite"),
 )

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from gsam.analysis import ANALYSES
 from gsam.analysis.settings import AnalyzeConfig, load_analysis
 from gsam.config import EvalConfig, as_dict, load, load_evaluation
 from gsam.data import AugmentConfig, DataConfig
 from gsam.eval import EvalSet
+from gsam.launch.settings import SlurmConfig
 from gsam.models import ModelConfig
 from gsam.optim import BASES, ESTIMATORS, ScheduleConfig
 from gsam.optim.base import OtherConfig
@@ -21,7 +23,7 @@ from tests.runs import rows, train
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-TRAIN_GROUPS = ("optimizer", "base", "schedule", "model", "augment", "debug")
+TRAIN_GROUPS = ("optimizer", "base", "schedule", "model", "augment", "debug", "launcher")
 
 
 def files(*groups):
@@ -82,6 +84,12 @@ def test_every_debug_mode_does_what_it_says(name, fashion_root, tmp_path):
         assert (folder / "trace.json").stat().st_size > 10_000
 
 
+def test_the_launcher_s_file_has_its_defaults():
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", ["experiment=quickstart", "launcher=slurm"])
+    assert OmegaConf.to_container(cfg.launcher) == as_dict(SlurmConfig())
+
+
 def test_no_setting_is_dead():
     """Every field of every schema is read somewhere in the package, as an attribute or by its name."""
     source = "\n".join(path.read_text() for path in (ROOT / "gsam").rglob("*.py"))
@@ -94,6 +102,7 @@ def test_no_setting_is_dead():
         EvalSet,
         EvalConfig,
         OtherConfig,
+        SlurmConfig,
         *ESTIMATORS.values(),
         *BASES.values(),
     ):
