@@ -1,5 +1,6 @@
 """The published recipes (configs/experiment/table1/*.yaml), and the ledger with the source of each of their values."""
 
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -91,6 +92,26 @@ def sources(recipe: str) -> dict[str, Entry]:
                     raise ValueError(f"configs/ledger.yaml: {recipe} has two sources for {key}")
                 found[key] = entry
     return found
+
+
+def experiment_sources(experiment: str) -> dict[str, str]:
+    """Dotted key -> the ledger's source, in words, for an experiment of Table 1 or one that the ledger derives from it; {} for
+    others."""
+    if experiment.partition("/")[0] == FOLDER:
+        return {key: _words(entry.source, entry.verified) for key, entry in sources(Path(experiment).name).items()}
+    for entry in yaml.safe_load((CONFIGS / "ledger.yaml").read_text())["experiments"]:
+        if match := re.fullmatch(entry["experiments"], experiment):
+            changes = {
+                key: _words(change["source"], change.get("verified", True))
+                for change in entry["changes"]
+                for key in change["values"]
+            }
+            return experiment_sources(entry["like"].format(**match.groupdict())) | changes
+    return {}
+
+
+def _words(source: str, verified: bool) -> str:
+    return source if verified else f"{source} (not verified)"
 
 
 def same(a: Any, b: Any) -> bool:

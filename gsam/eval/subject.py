@@ -37,6 +37,8 @@ class Subject:
     channels_last: bool
     out: Path
     facts: dict[str, Any]
+    network: ModelConfig
+    """what it was built from, without weights"""
     run: Config | None = None
     """how it was trained, where a run of this project made it"""
 
@@ -54,10 +56,11 @@ def load_subject(config: WeightsConfig, runtime: Runtime) -> Subject:
     path, ending = split_ending(weights)
     which = Which[ending] if ending else config.which
     run = path if path.is_dir() else path.parent.parent
+    of_run = (path.is_dir() or path.parent.name == "checkpoints") and (run / "config.yaml").exists()
     if weights.startswith("timm:"):
         _no_network_key(config, "timm:<name> names its network")
         subject = _timm_subject(config, str(path).removeprefix("timm:"), which)
-    elif (run / "config.yaml").exists():
+    elif of_run:
         _no_network_key(config, "a run knows its network")
         file = run / "checkpoints" / config.checkpoint if path.is_dir() else path
         subject = _run_subject(config, run, file, which)
@@ -106,17 +109,14 @@ def _run_subject(config: WeightsConfig, folder: Path, file: Path, which: Which) 
     if which is Which.ema and state["ema"] is None:
         raise ValueError(f"weights={config.weights}: {file} holds no moving average (ema.decay=0); use which=raw")
     saved = read_saved(folder / "config.yaml")
-    model = build_model(
-        replace(saved.model, init=None),
-        num_classes=state["num_classes"],
-        image_size=saved.augment.size,
-        seed=saved.train.seed,
-    )
+    network = replace(saved.model, init=None)
+    model = build_model(network, num_classes=state["num_classes"], image_size=saved.augment.size, seed=saved.train.seed)
     model.load_state_dict(state["model" if which is Which.raw else "ema"])
     facts = _run_facts(saved, json.loads((folder / "meta.json").read_text()), state)
     facts |= {"weights": which.name, "checkpoint": file.name, "weights_hash": _digest(file)}
     out, layout = Path(config.out or folder), saved.train.channels_last
-    return Subject(model, Preprocess.trained(saved.augment), state["num_classes"], layout, out, facts, saved)
+    preprocess = Preprocess.trained(saved.augment)
+    return Subject(model, preprocess, state["num_classes"], layout, out, facts, network, saved)
 
 
 def _run_facts(saved: Config, meta: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _file_subject(config: WeightsConfig, file: Path, which: Which) -> Subject:
     facts = {"model": name, "weights": which.name, "checkpoint": file.name, "weights_hash": _digest(file), "step": None,
              "optimizer": None}  # fmt: skip
     out = Path(config.out or Path("runs") / "eval" / f"{file.stem}-{facts['weights_hash']}")
-    return Subject(model, preprocess, model.num_classes, False, out, facts)
+    return Subject(model, preprocess, model.num_classes, False, out, facts, network)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -230,7 +230,8 @@ def _timm_subject(config: WeightsConfig, name: str, which: Which) -> Subject:
     facts = {"model": full, "weights": "raw", "checkpoint": f"timm:{full}", "weights_hash": None, "step": None,
              "optimizer": None}  # fmt: skip
     out = Path(config.out or Path("runs") / "eval" / full)
-    return Subject(model, Preprocess.published(cfg, f"timm:{full}"), model.num_classes, False, out, facts)
+    preprocess = Preprocess.published(cfg, f"timm:{full}")
+    return Subject(model, preprocess, model.num_classes, False, out, facts, ModelConfig(full))
 
 
 def _timm_settings(name: str) -> dict[str, Any]:
