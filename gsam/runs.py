@@ -1,4 +1,7 @@
-"""Run folders as files: what one holds, and which one initial weights come from. Imports no torch."""
+"""Run folders as files: what one holds, a record of it in one JSON object, and which one initial weights come from.
+
+Imports no torch.
+"""
 
 import json
 import re
@@ -7,7 +10,10 @@ from typing import Any
 
 import yaml
 
+from gsam.files import write_atomic
+
 SECTIONS = ("data", "model", "train")  # of a config.yaml, that its readers count on
+ROWS = ("metrics", "results", "analysis")  # the JSONL files of a run folder
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -32,6 +38,30 @@ def json_lines(path: Path) -> list[tuple[int, Any]]:
         except json.JSONDecodeError:
             found += [(number, ValueError)] if number < len(lines) else []
     return found
+
+
+def pack(folder: Path) -> dict[str, Any] | None:
+    """A finished run as one JSON object: its meta.json (experiment, config_hash, seed, git_hash, device, versions …), `config`
+    and the rows of its JSONL files; no weights. None for a run that is not finished or cannot be read."""
+    found = read(folder)
+    if found is None or not (folder / "DONE").exists():
+        return None
+    meta, config = found
+    rows = {name: [row for _, row in json_lines(folder / f"{name}.jsonl") if row is not ValueError] for name in ROWS}
+    return {**meta, "config": config, **{name: found for name, found in rows.items() if found}}
+
+
+def unpack(record: dict[str, Any], root: Path) -> Path:
+    """The run folder `<root>/<experiment>/<config_hash>` that `pack` has read, without weights; returns it."""
+    folder = root / record["experiment"] / record["config_hash"]
+    meta = {key: value for key, value in record.items() if key not in ("config", *ROWS)}
+    write_atomic(folder / "meta.json", json.dumps(meta, indent=1))
+    write_atomic(folder / "config.yaml", yaml.dump(record["config"], sort_keys=False, allow_unicode=True))
+    for name in ROWS:
+        if name in record:
+            write_atomic(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in record[name]))
+    write_atomic(folder / "DONE", "")
+    return folder
 
 
 def origin(init: str) -> Path:

@@ -11,6 +11,7 @@ examples:
   python scripts/report.py table1                                  the paper's Table 1 and ours: runs/report/table1.md, …
   python scripts/report.py fig4 /data/runs                         /data/runs/report/fig4.md, .csv, .jsonl, .png
   python scripts/report.py all                                     every table and figure, and runs/report/report.html
+  python scripts/report.py mini/all                                the miniatures of docs/results.md
   python scripts/report.py quickstart                              runs/quickstart/report/
   python scripts/report.py quickstart /data/runs --weights ema     the exponential moving averages' results
   python scripts/report.py quickstart --docs docs/quickstart.md    also that page, with docs/img/quickstart.png
@@ -25,7 +26,7 @@ def main() -> int:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "name", help="table1 … table6, fig1 … fig9, all, or a folder below the runs folder, e.g. quickstart"
+        "name", help="table1 … table6, fig1 … fig9, all, these in miniature (mini/table1), or a folder of runs, e.g. quickstart"
     )
     parser.add_argument("runs", nargs="?", default="runs", type=Path, help="runs folder (default: %(default)s)")
     parser.add_argument("--weights", choices=["raw", "ema"], default="raw", help="which weights (default: %(default)s)")
@@ -56,7 +57,7 @@ def catalogue(arguments: argparse.Namespace) -> int:
 
     options = {"weights": arguments.weights, "checkpoint": arguments.checkpoint}
     console = Console(width=max(Console().width, 130))  # no table is torn apart
-    if arguments.name.removeprefix("mini/") == "all":
+    if arguments.name in ("all", "mini/all"):
         overview, file = catalogue_report.write_all(arguments.runs, arguments.name.removesuffix("all"), **options)
         page.show(overview, console)
         console.print(f"written: {file}, and .md, .csv, .jsonl and .png of each beside it", markup=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from gsam.catalogue import Entry, entries, entry
+from gsam.catalogue import MINI, Entry, entries, entry
 from gsam.files import write_atomic
 
 from .entry_page import compose, heading, introduction, settings_page, summary
@@ -37,7 +37,7 @@ class EntryReport:
 
 def is_entry(name: str) -> bool:
     """Whether scripts/report.py means the catalogue by this name and not a folder of runs."""
-    return name.removeprefix("mini/") in (*entries(), "all")
+    return name in (*entries(), *entries(MINI), "all", f"{MINI}all")
 
 
 def write(name: str, runs_folder: Path | str, *, weights: str = "raw", checkpoint: str = "last.pt") -> EntryReport:
@@ -49,8 +49,8 @@ def write(name: str, runs_folder: Path | str, *, weights: str = "raw", checkpoin
 def write_all(
     runs_folder: Path | str, prefix: str = "", *, weights: str = "raw", checkpoint: str = "last.pt"
 ) -> tuple[Page, Path]:
-    """Every table and figure, and report.html. prefix: "" or "mini/". Returns the overview and that file."""
-    wanted = [entry(prefix + name) for name in entries()]
+    """Every table and figure, and report.html. prefix: "" or MINI. Returns the overview and that file."""
+    wanted = list(entries(prefix).values())
     runs = find_runs(runs_folder, wanted)
     reports = [_write(one, runs, Path(runs_folder), weights, checkpoint) for one in wanted]
     overview = Page("report", "Surrogate gap minimization: the paper's tables and figures, measured")
@@ -77,7 +77,7 @@ def _write(one: Entry, runs: Sequence[Run], runs_folder: Path, weights: str, che
     else:
         found, hidden = _shown(settings(one, runs))
         results = [(setting, table(one, setting, weights, checkpoint)) for setting in found]
-        page, records = compose(one, runs, results, *_drawn(one, results), hidden)
+        page, records = compose(one, runs, results, *drawn(one, results), hidden)
     folder, name = _folder(runs_folder), page.name
     contents = {f"{name}.md": markdown(page, HEADER)}
     if records:
@@ -118,7 +118,7 @@ def _further_theory(runs_folder: Path) -> list[Page]:
     return [_theory(page, page.name, runs_folder)[0] for page in pages]
 
 
-def _drawn(one: Entry, results: Sequence[tuple[Setting, list[Line]]]) -> tuple[list[Picture], list[str]]:
+def drawn(one: Entry, results: Sequence[tuple[Setting, list[Line]]]) -> tuple[list[Picture], list[str]]:
     """A picture and a sentence per setting: the experiments' own, then the others."""
     plain = one.name.rpartition("/")[2]
     figure = import_module(f"gsam.report.figures.{plain if plain in DRAWN else 'rows'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean
@@ -55,10 +56,11 @@ def compose(
 
 
 def heading(entry: Entry) -> str:
-    """ "Table 1", "Figure 4"; "Table 1 (mini)" of the miniature catalogue."""
+    """ "Table 1", "Figure 4"; "Table 1 (mini)", "Search (mini)" of the miniatures."""
     folder, _, name = entry.name.rpartition("/")
-    kind = "Table" if name.startswith("table") else "Figure"
-    return f"{kind} {name.removeprefix('table').removeprefix('fig')}" + (f" ({folder})" if folder else "")
+    kind, number = re.fullmatch(r"(table|fig|)(.*)", name).groups()
+    plain = f"{'Table' if kind == 'table' else 'Figure'} {number}" if kind else number.capitalize()
+    return plain + (f" ({folder})" if folder else "")
 
 
 def introduction(entry: Entry) -> list[Text]:

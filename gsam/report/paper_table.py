@@ -83,7 +83,7 @@ def table(entry: Entry, setting: Setting, weights: str = "raw", checkpoint: str 
     Columns are the entry's; of runs that depart every set that any of them has, since they may have other data.
     """
     published = paper(entry.name) if not setting.departs else {}
-    columns = dict(entry.columns) if not setting.departs else sets_of(setting, weights, checkpoint)
+    columns = sets_of(setting, weights, checkpoint) if setting.departs else _columns(entry)
     lines = []
     for label, panel, points in _groups(setting):
         first = next(iter(columns.values()), None)
@@ -100,6 +100,16 @@ def table(entry: Entry, setting: Setting, weights: str = "raw", checkpoint: str 
                 line.cells[heading] = _cell(entry, published, heading, evalset, point, weights, checkpoint)
             lines.append(line)
     return lines
+
+
+def _columns(entry: Entry) -> dict[str, str]:
+    """Heading -> name in `scores`: that of corruptions which nobody has published says that they were made here."""
+    from .card import label
+
+    return {
+        heading: label(name, "generated") if name.startswith("fashion_mnist_c") else name
+        for heading, name in entry.columns.items()
+    }
 
 
 def sets_of(setting: Setting, weights: str = "raw", checkpoint: str = "last.pt") -> dict[str, str]:

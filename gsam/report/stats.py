@@ -24,6 +24,19 @@ def wilson(rate: float, n: int) -> tuple[float, float]:
     return min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))  # rounding must not exclude 0 and 1
 
 
+def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, low, high): the 95 % confidence interval of the mean of independent, about normal values (Student 1908); of paired
+    differences it is the paired t interval. Raises ValueError for fewer than two values."""
+    if len(values) < 2:
+        raise ValueError(f"an interval needs two values or more, not {len(values)}")
+    from scipy.stats import t
+
+    mean = math.fsum(values) / len(values)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    half = float(t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
 def mcnemar(only_a: int, only_b: int) -> float:
     """Exact two-sided p of McNemar's test (1947): of the pictures that one model alone gets right, is either model's
     share compatible with one half? 1.0 if there is no such picture."""

@@ -1,0 +1,169 @@
+"""The paper's claims, each as one number per seed with an interval, and what the miniatures say of it.
+
+Every number is a difference between two runs of one seed (or something else that the claim says to be positive), so the rule
+is one: supported if its 95 % interval lies above 0, not supported if it lies below, undecided if it holds 0.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..stats import t_interval
+from .measured import CORRUPTED, TEST, Measured, Values, first_part, last_part
+
+RULE = (
+    "supported: the 95 % interval (paired t over seeds) lies above 0; not supported: below 0; undecided: it holds 0, or fewer "
+    "than two seeds ran"
+)
+SIMILAR = 0.5  # points of top-1 within which "similarly" holds
+MODELS = {"resnet": "ResNet", "vit": "ViT", "mixer": "Mixer"}
+ALPHA, RHO, LAMBDA = "optimizer.alpha", "optimizer.rho", "optimizer.lam"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One line. values: seed -> what the claim says to be positive; within: it says that |values| is below this."""
+
+    says: str
+    where: str
+    """in the paper"""
+    number: str
+    """what `values` are, with their unit"""
+    values: Values
+    within: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float, float] | None:
+        """(mean, low, high); None of fewer than two seeds."""
+        return t_interval(list(self.values.values())) if len(self.values) > 1 else None
+
+    @property
+    def verdict(self) -> str:
+        if not self.values:
+            return "not run"
+        if self.interval is None:
+            return "undecided"
+        _, low, high = self.interval
+        if self.within is not None:
+            low, high = self.within - max(abs(low), abs(high)), self.within - _nearest_to_zero(low, high)
+        return "supported" if low > 0 else "not supported" if high < 0 else "undecided"
+
+
+def _nearest_to_zero(low: float, high: float) -> float:
+    return 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+
+
+def difference(a: Values, b: Values) -> Values:
+    """a - b of the seeds that both have."""
+    return {seed: a[seed] - b[seed] for seed in a if seed in b}
+
+
+def claims(found: Measured) -> list[Claim]:
+    """Every claim that is looked at, in the paper's order, whether its runs are there or not."""
+    return [*_table1(found), *_others(found), *_figures(found)]
+
+
+def _table1(found: Measured) -> Iterator[Claim]:
+    def top1(name: str, evalset: str) -> Values:
+        return found.top1(f"mini/table1/{name}", evalset=evalset)
+
+    pairs = (
+        ("SAM is above vanilla at equal gradient evaluations", "sam", "vanilla_80"),
+        ("GSAM is above SAM", "gsam", "sam"),
+        ("GSAM is above vanilla at equal gradient evaluations", "gsam", "vanilla_80"),
+    )
+    for says, a, b in pairs:
+        for model, name in MODELS.items():
+            for evalset, pictures in ((TEST, "test"), (CORRUPTED, "corrupted")):
+                values = difference(top1(f"{model}_{a}", evalset), top1(f"{model}_{b}", evalset))
+                where = "Tables 1 and 5" if "vanilla" in b else "Table 1"
+                yield Claim(f"{says}: {name}, {pictures} pictures", where, "points of top-1", values)
+
+
+def _others(found: Measured) -> Iterator[Claim]:
+    def of(name: str, at: dict | None = None) -> Values:
+        return found.top1(f"mini/{name}", at)
+
+    gsam, points = of("table1/vit_gsam"), "points of top-1"
+    best = found.best("mini/table2/weighted", LAMBDA)
+    told = f" = {best[LAMBDA]:g}" if best else ""
+    yield Claim(f"GSAM is above min(f_p + λh) at its best λ{told}", "Table 2", points,
+                difference(gsam, of("table2/weighted", best)))  # fmt: skip
+    ascent, constant, decayed = of("table6/constant_ascent"), of("table1/vit_sam"), of("table6/decayed")
+    yield Claim("the ascent step helps at a constant ρ", "Table 6", points, difference(ascent, constant))
+    yield Claim("the ascent step helps at a decayed ρ", "Table 6", points, difference(gsam, decayed))
+    mixer, entropy, vanilla = of("table1/mixer_gsam"), of("fig5/mixer_entropy_sgd"), of("table1/mixer_vanilla")
+    asam = of("fig5/mixer_asam_ascent")
+    yield Claim("the ascent step helps SAM", "Figure 5", points, difference(mixer, of("table1/mixer_sam")))
+    yield Claim("the ascent step helps ASAM", "Figure 5", points, difference(asam, of("fig5/mixer_asam")))
+    yield Claim("SAM with ascent is above Entropy-SGD", "Figure 5", points, difference(mixer, entropy))
+    yield Claim("ASAM with ascent is above Entropy-SGD", "Figure 5", points, difference(asam, entropy))
+    yield Claim("SAM with ascent is above vanilla", "Figure 5", points, difference(mixer, vanilla))
+    yield Claim("ASAM with ascent is above vanilla", "Figure 5", points, difference(asam, vanilla))
+    yield Claim(f"min(f, h) does similarly to min(f_p, h): within {SIMILAR} points", "Figure 6", points,
+                difference(gsam, of("fig6/min_f_h")), within=SIMILAR)  # fmt: skip
+    sam, ours = (found.best(f"mini/fig7/{name}", key) for name, key in (("sam_rho", RHO), ("gsam_rho", f"{RHO}_max")))
+    yield Claim("no radius brings SAM to GSAM (each at its best ρ)", "Figure 7", points,
+                difference(of("fig7/gsam_rho", ours), of("fig7/sam_rho", sam)))  # fmt: skip
+    for name, other in (("SAM", constant), ("vanilla", of("table1/vit_vanilla"))):
+        alphas = [difference(of("fig9", at), other) for at in found.places("mini/fig9", [ALPHA])]
+        worst = min(alphas, key=lambda values: statistics.fmean(values.values() or [0.0]), default={})
+        yield Claim(f"GSAM is above {name} at every α (the worst α)", "Figure 7", points, worst)
+
+
+def _figures(found: Measured) -> Iterator[Claim]:
+    """Of curvature and of the log of training."""
+    grid = found.places("mini/fig4", [RHO, ALPHA])
+    radii, alphas = sorted({at[RHO] for at in grid}), sorted({at[ALPHA] for at in grid})
+    ends = [({RHO: rho, ALPHA: alphas[0]}, {RHO: rho, ALPHA: alphas[-1]}) for rho in radii]
+    falls = [_share(found.sigma_max("mini/fig4", a), found.sigma_max("mini/fig4", b)) for a, b in ends]
+    yield Claim("a larger α gives a smaller dominant eigenvalue at a fixed ρ", "Figure 4",
+                "fall of σ_max from the smallest to the largest α, %, mean over ρ", _mean(falls))  # fmt: skip
+    rises = [difference(found.top1("mini/fig4", b), found.top1("mini/fig4", a)) for a, b in ends]
+    yield Claim("a larger α gives a higher top-1 at a fixed ρ", "Figure 4", "points from the smallest to the largest α",
+                _mean(rises))  # fmt: skip
+    yield Claim("2h/ρ² and the dominant eigenvalue fall alike", "Figure 4", "their rank correlation over the grid",
+                _correlation(found, grid))  # fmt: skip
+    least = found.logged("mini/table1/vit_gsam", "cos", min)
+    yield Claim("cos θ stays above 0.9", "Figure 8", "its smallest logged value - 0.9",
+                {seed: value - 0.9 for seed, value in least.items()})  # fmt: skip
+    places = [{ALPHA: at[ALPHA]} for at in found.places("mini/fig9", [ALPHA])]
+    without = found.logged("mini/table6/decayed", "gap", last_part)
+    most = found.logged("mini/fig9", "gap", last_part, places[-1]) if places else {}
+    yield Claim("the larger α, the smaller h", "Figure 9", "fall of h at the end from α = 0 to the largest α, %",
+                _share(without, most))  # fmt: skip
+    grown = [
+        difference(found.logged("mini/fig9", "gap", last_part, at), found.logged("mini/fig9", "gap", first_part, at))
+        for at in places
+    ]
+    least_grown = min(grown, key=lambda values: statistics.fmean(values.values() or [0.0]), default={})
+    yield Claim("h grows during training at every α (the least α)", "Figure 9", "h at the end - h after the warm-up",
+                least_grown)  # fmt: skip
+
+
+def _share(before: Values, after: Values) -> Values:
+    """By how many per cent of `before` a number has fallen."""
+    return {seed: 100 * (before[seed] - after[seed]) / before[seed] for seed in before if seed in after}
+
+
+def _mean(parts: list[Values]) -> Values:
+    """Per seed over the parts; of the seeds that all have."""
+    seeds = set.intersection(*(set(part) for part in parts)) if parts else set()
+    return {seed: statistics.fmean(part[seed] for part in parts) for seed in sorted(seeds)}
+
+
+def _correlation(found: Measured, grid: list[dict]) -> Values:
+    from scipy.stats import spearmanr
+
+    pairs: dict[int, list[tuple[float, float]]] = {}
+    for at in grid:
+        one, other = found.estimate("mini/fig4", at), found.sigma_max("mini/fig4", at)
+        for seed in one.keys() & other.keys():
+            pairs.setdefault(seed, []).append((one[seed], other[seed]))
+    return {
+        seed: float(spearmanr(*zip(*of_seed, strict=True)).statistic)
+        for seed, of_seed in pairs.items()
+        if len(of_seed) > 2
+    }

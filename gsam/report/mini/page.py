@@ -1,0 +1,131 @@
+"""docs/results.md: the claims, every entry of configs/mini.yaml with its picture, and where the numbers come from."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from gsam.catalogue import MINI, Entry, entries
+
+from ..catalogue_report import drawn
+from ..entry_page import heading
+from ..figures import claims as headline
+from ..load import Run
+from ..matching import Setting, find_runs, settings
+from ..page import Grid, Heading, Page, Picture, Text
+from ..paper_table import Line, table
+from ..scores import scores
+from ..stats import t_interval
+from ..tables import NOT_RUN
+from ..write import png
+from .claims import RULE, Claim, claims
+from .measured import Measured
+
+INTRODUCTION = (
+    "300 epochs of ImageNet were out of reach, so this is what can be shown on two CPU cores with the project's own "
+    "commands: three small networks on 5,000 training pictures of Fashion-MNIST, 40 epochs, every test picture, and 15 "
+    "corruptions at severities 1, 3 and 5 of 2,000 of them. Each method first had the same search: six settings, one seed, "
+    "compared on a fifth of the training pictures that leaves training. All seeds and all settings that ran are below. The "
+    "training pictures are the same 5,000 in all runs: intervals are about initial weights and order, not about the pictures."
+)
+
+
+def build(runs_folder: Path) -> Page:
+    """The page from run folders. Raises ValueError if the folder is not there."""
+    wanted = list(entries(MINI).values())
+    runs = find_runs(runs_folder, wanted)
+    found = Measured(runs)
+    lines = claims(found)
+    page = Page("results", "The paper's claims in miniature")
+    page.blocks += [Text([INTRODUCTION]), Text([_commands()])]
+    page.blocks.append(Picture("results.png", png(headline.draw(found, lines)), "Top-1 and differences of the methods"))
+    page.blocks += [Heading("Claims"), Text([f"{_counts(lines)} {RULE}."]), _claims(lines)]
+    for entry in wanted:
+        own = settings(
+            entry, [run for run in runs if run.meta.get("experiment") in {r.experiment for r in entry.rows}]
+        )[0]
+        page.blocks += _entry(entry, own, table(entry, own))
+    page.blocks += _provenance(runs)
+    return page
+
+
+def _commands() -> str:
+    return (
+        "Made by `python scripts/reproduce.py mini/search`, `mini/table1`, … and `python scripts/results.py page`; the rows of "
+        "every run are in [results/](../results). A full-size run is the same command without `mini/`. "
+        "`bash scripts/reproduce_mini.sh` runs a part of it again and compares."
+    )
+
+
+def _counts(lines: Sequence[Claim]) -> str:
+    counted = Counter(claim.verdict for claim in lines)
+    order = ("supported", "not supported", "undecided", NOT_RUN)
+    return f"Of {len(lines)} lines " + ", ".join(f"{counted[name]} {name}" for name in order if counted[name]) + "."
+
+
+def _claims(lines: Sequence[Claim]) -> Grid:
+    rows = []
+    for claim in lines:
+        interval = claim.interval
+        if interval is None:
+            told = NOT_RUN if not claim.values else f"{next(iter(claim.values.values())):+.3g} (one seed)"
+        else:
+            told = f"{interval[0]:+.3g} [{interval[1]:+.3g}, {interval[2]:+.3g}]"
+        rows.append([claim.says, claim.where, claim.verdict, claim.number, told, str(len(claim.values))])
+    return Grid(["claim", "paper", "at this size", "number", "mean [95 % interval]", "seeds"], rows, left=4)
+
+
+def _entry(entry: Entry, setting: Setting, lines: Sequence[Line]) -> list:
+    """A section: its picture, what it says, and every row with interval and cost."""
+    blocks: list = [Heading(f"{heading(entry)}: {entry.title}")]
+    if entry.note:
+        blocks.append(Text([entry.note]))
+    pictures, sentences = drawn(entry, [(setting, lines)])
+    blocks += [Picture(f"results-{entry.name.removeprefix(MINI)}.png", pictures[0].png, entry.title)]
+    blocks += [Text([sentence]) for sentence in sentences if sentence]
+    names = [name for name in dict.fromkeys(cell.evalset for line in lines for cell in line.cells.values())]
+    heads = [head for head in (lines[0].cells if lines else {})]
+    rows = []
+    for point in setting.points:
+        cells = [_interval([100 * s[name].top1 for s in map(scores, point.runs) if name in s]) for name in names]
+        rows.append([point.label, str(len(point.runs)) if point.runs else NOT_RUN, *cells, *_cost(point.runs)])
+    return [*blocks, Grid(["row", "seeds", *heads, "gradient evaluations", "seconds"], rows)]
+
+
+def _interval(values: Sequence[float]) -> str:
+    if not values:
+        return NOT_RUN
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    mean, low, _ = t_interval(values)
+    return f"{mean:.2f} ± {mean - low:.2f}"
+
+
+def _cost(runs: Sequence[Run]) -> list[str]:
+    """Gradient evaluations and seconds of training per run."""
+    last = [run.train[-1] for run in runs if run.train]
+    if not last:
+        return ["-", "-"]
+    return [f"{statistics.fmean(row[key] for row in last):,.0f}" for key in ("grad_evals", "wall_s")]
+
+
+def _provenance(runs: Sequence[Run]) -> list:
+    """What the runs ran on, and which did not finish."""
+    done = [run for run in runs if run.done]
+    kinds = Counter(
+        (str(run.meta.get("processor") or run.meta.get("device")), str(run.meta.get("device")),
+         str((run.meta.get("versions") or {}).get("torch")), str(run.meta.get("git_hash"))) for run in done
+    )  # fmt: skip
+    rows = [[*map(str, kind), str(count)] for kind, count in sorted(kinds.items())]
+    hours = sum(run.train[-1].get("wall_s", 0.0) for run in done if run.train) / 3600
+    text = (
+        f"{len(done)} finished runs, {hours:.1f} hours of training in sum, on machines that others used too: seconds are no "
+        "benchmark. Intervals: Student's t over seeds, 95 %; those of claims are of differences between two runs of one seed."
+    )
+    return [
+        Heading("Where the numbers come from"),
+        Text([text]),
+        Grid(["processor", "device", "torch", "commit", "runs"], rows, left=4),
+    ]

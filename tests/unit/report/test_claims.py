@@ -1,0 +1,93 @@
+"""What the miniatures say of the paper's claims: the intervals, the rule, and which runs each claim is about."""
+
+from pathlib import Path
+
+import pytest
+
+from gsam.report.load import Run
+from gsam.report.mini.claims import Claim, claims, difference
+from gsam.report.mini.measured import Measured, first_part, last_part
+from gsam.report.stats import t_interval
+
+
+def run(experiment: str, seed: int, top1: float, gaps=(), **settings) -> Run:
+    """A finished run; settings: optimizer.<key>=value."""
+    config = {"train": {"seed": seed}, "optimizer": settings}
+    metrics = [{"step": 10 * (i + 1), "gap": gap, "cos": 0.95} for i, gap in enumerate(gaps)] or [{"step": 10}]
+    evals = [{"evalset": "val", "weights": "raw", "step": metrics[-1]["step"], "n": 10_000, "top1": top1 / 100,
+              "top5": 1.0, "nll": 0.0, "ece": 0.0}]  # fmt: skip
+    return Run(Path(experiment), config, {"experiment": experiment}, metrics, evals, done=True)
+
+
+def claim_of(runs: list[Run], says: str) -> Claim:
+    return next(claim for claim in claims(Measured(runs)) if claim.says.startswith(says))
+
+
+def test_the_interval_is_students():
+    """1, 2, 3: standard error 1/√3, t(0.975, 2) = 4.3027."""
+    assert t_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 2.4841, 2 + 2.4841), abs=1e-4)
+    with pytest.raises(ValueError, match="two values or more"):
+        t_interval([1.0])
+
+
+@pytest.mark.parametrize(
+    ("values", "within", "verdict"),
+    [
+        ([1.0, 1.1, 0.9], None, "supported"),
+        ([-1.0, -1.1, -0.9], None, "not supported"),
+        ([1.0, -1.0, 0.5], None, "undecided"),
+        ([3.0], None, "undecided"),  # one seed says nothing
+        ([], None, "not run"),
+        ([0.1, -0.1, 0.0], 0.5, "supported"),
+        ([2.0, 2.1, 1.9], 0.5, "not supported"),
+        ([-2.0, -2.1, -1.9], 0.5, "not supported"),
+        ([0.4, 0.6, 0.5], 0.5, "undecided"),
+    ],
+)
+def test_one_rule_decides(values, within, verdict):
+    assert Claim("a is above b", "Table 1", "points", dict(enumerate(values)), within).verdict == verdict
+
+
+def test_differences_are_paired_by_seed():
+    assert difference({0: 3.0, 1: 5.0, 2: 9.0}, {2: 8.0, 1: 1.0, 7: 0.0}) == {1: 4.0, 2: 1.0}
+
+
+def test_gsam_against_sam_takes_the_seeds_that_both_have():
+    gsam = [run("mini/table1/vit_gsam", seed, top1) for seed, top1 in ((0, 85.0), (1, 86.0), (2, 87.0))]
+    sam = [run("mini/table1/vit_sam", seed, top1) for seed, top1 in ((0, 84.0), (1, 84.5))]
+    found = claim_of(gsam + sam, "GSAM is above SAM: ViT, test")
+    assert found.values == pytest.approx({0: 1.0, 1: 1.5})
+    unfinished = run("mini/table1/vit_sam", 2, 80.0)
+    unfinished.done = False
+    assert claim_of([*gsam, *sam, unfinished], "GSAM is above SAM: ViT, test").values.keys() == {0, 1}
+    assert claim_of(gsam, "GSAM is above SAM: ViT, test").verdict == "not run"
+
+
+def test_the_worst_alpha_and_the_best_radius_are_taken_by_their_means():
+    alphas = [run("mini/fig9", seed, top1, alpha=a) for a, tops in ((0.1, (86, 87)), (0.4, (84, 85.5)))
+              for seed, top1 in enumerate(tops)]  # fmt: skip
+    sam = [run("mini/table1/vit_sam", seed, 84.0) for seed in (0, 1)]
+    assert claim_of(alphas + sam, "GSAM is above SAM at every α").values == pytest.approx({0: 0.0, 1: 1.5})
+    radii = [
+        run("mini/fig7/sam_rho", seed, top1, rho=rho)
+        for rho, top1 in ((0.1, 84), (0.2, 85), (0.4, 80))
+        for seed in (0, 1)
+    ]
+    ours = [
+        run("mini/fig7/gsam_rho", seed, top1, rho_max=rho) for rho, top1 in ((0.1, 83), (0.4, 86)) for seed in (0, 1)
+    ]
+    assert claim_of(radii + ours, "no radius brings SAM to GSAM").values == pytest.approx({0: 1.0, 1: 1.0})
+
+
+def test_the_gap_at_the_end_of_training():
+    assert last_part([1.0] * 18 + [5.0, 7.0]) == 6.0 and first_part([9.0, 9.0, 1.0, 3.0] + [0.0] * 16) == 2.0
+    seeds = (0, 1, 2)
+    flat = [run("mini/table6/decayed", seed, 80.0, gaps=[1.0] * 10) for seed in seeds]
+    lower = [run("mini/fig9", seed, 80.0, gaps=[1.0] * 9 + [0.4 + 0.05 * seed], alpha=0.4) for seed in seeds]
+    assert claim_of(flat + lower, "the larger α, the smaller h").values == pytest.approx({0: 60.0, 1: 55.0, 2: 50.0})
+    grows = claim_of(flat + lower, "h grows")
+    assert grows.values == pytest.approx({0: -0.6, 1: -0.55, 2: -0.5}) and grows.verdict == "not supported"
+
+
+def test_a_claim_without_any_run_is_not_run():
+    assert {claim.verdict for claim in claims(Measured([]))} == {"not run"}
