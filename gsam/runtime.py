@@ -63,7 +63,7 @@ class Runtime:
             torch.cuda.set_device(device)
         grouped = "MASTER_ADDR" in os.environ and "WORLD_SIZE" in os.environ
         if grouped:
-            dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30), **_own_store())
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=patience(), **_own_store())
         try:
             yield cls(device, rank, world, local)
         finally:
@@ -120,6 +120,16 @@ class Runtime:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def patience() -> timedelta:
+    """How long a rank waits for the others in one collective before it fails. A host whose network or power is gone says
+    nothing: this is when it is noticed. Half an hour, since rank 0 may prepare a data set meanwhile, or GSAM_TIMEOUT_S."""
+    text = os.environ.get("GSAM_TIMEOUT_S", "1800")
+    try:
+        return timedelta(milliseconds=max(1, round(1000 * float(text))))
+    except (ValueError, OverflowError):
+        raise ValueError(f"GSAM_TIMEOUT_S={text} in the environment: must be a number of seconds") from None
+
+
 def _own_store() -> dict[str, Any]:
     """After torchrun --max-restarts ranks would find the addresses of those that died: torchrun's store stays and torch 2.14
     uses the same keys again. On one node the number of the restart tells them apart. On several the numbers may differ: there
@@ -155,7 +165,18 @@ def environment(device: torch.device) -> dict[str, Any]:
             versions[package] = None
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} threads"
-    return {"versions": versions, "device": name, "git_hash": git_hash()}
+    return {"versions": versions, "device": name, "processor": processor(), "git_hash": git_hash()}
+
+
+def processor() -> str:
+    """The processor's name: floating-point sums may differ in their last bits between two kinds."""
+    import platform
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
 
 
 def git_hash() -> str | None:

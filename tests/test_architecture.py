@@ -57,7 +57,7 @@ ALLOWED = {
     "report": {"files", "identity", "catalogue", "recipes", "runs"},
     "export": {"cli", "config", "data", "eval", "files", "identity", "models", "recipes", "report", "runtime"},
     "recipes": {"cli", "identity"},
-    "runs": set(),
+    "runs": {"files"},
     "catalogue": {"recipes", "identity", "runs"},
     "reproduce": {
         "runs",

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -68,17 +67,8 @@ def facts() -> dict[str, Any]:
     from gsam.runtime import environment
 
     env = environment(device())
-    return {"device": env["device"], "machine": machine(), "threads": torch.get_num_threads(), **env["versions"],
+    return {"device": env["device"], "machine": env["processor"], "threads": torch.get_num_threads(), **env["versions"],
             "git_hash": env["git_hash"], "time": datetime.now(timezone.utc).isoformat(timespec="seconds")}  # fmt: skip
-
-
-def machine() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

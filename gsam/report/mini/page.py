@@ -30,33 +30,37 @@ INTRODUCTION = (
     "compared on a fifth of the training pictures that leaves training. All seeds and all settings that ran are below. The "
     "training pictures are the same 5,000 in all runs: intervals are about initial weights and order, not about the pictures."
 )
+COMMANDS = (
+    "Made by `python scripts/reproduce.py mini/search`, `mini/table1` … and `python scripts/results.py page`. Every run is a "
+    "line of a file in [results/](../results). A full-size run is the same command without `mini/`. "
+    "`bash scripts/reproduce_mini.sh` runs a part of it again and compares."
+)
 
 
 def build(runs_folder: Path) -> Page:
-    """The page from run folders. Raises ValueError if the folder is not there."""
+    """The page from run folders; runs that depart from their experiment are in nothing. Raises ValueError if the folder is not
+    there."""
     wanted = list(entries(MINI).values())
-    runs = find_runs(runs_folder, wanted)
-    found = Measured(runs)
-    lines = claims(found)
+    found = find_runs(runs_folder, wanted)
+    own = {entry.name: settings(entry, _of(entry, found))[0] for entry in wanted}
+    runs = list({run.folder: run for each in own.values() for point in each.points for run in point.runs}.values())
+    measured = Measured(runs)
+    lines = claims(measured)
     page = Page("results", "The paper's claims in miniature")
-    page.blocks += [Text([INTRODUCTION]), Text([_commands()])]
-    page.blocks.append(Picture("results.png", png(headline.draw(found, lines)), "Top-1 and differences of the methods"))
+    page.blocks += [Text([INTRODUCTION]), Text([COMMANDS])]
+    page.blocks.append(
+        Picture("results.png", png(headline.draw(measured, lines)), "Top-1 and differences of the methods")
+    )
     page.blocks += [Heading("Claims"), Text([f"{_counts(lines)} {RULE}."]), _claims(lines)]
     for entry in wanted:
-        own = settings(
-            entry, [run for run in runs if run.meta.get("experiment") in {r.experiment for r in entry.rows}]
-        )[0]
-        page.blocks += _entry(entry, own, table(entry, own))
+        page.blocks += _entry(entry, own[entry.name], table(entry, own[entry.name]))
     page.blocks += _provenance(runs)
     return page
 
 
-def _commands() -> str:
-    return (
-        "Made by `python scripts/reproduce.py mini/search`, `mini/table1`, … and `python scripts/results.py page`; the rows of "
-        "every run are in [results/](../results). A full-size run is the same command without `mini/`. "
-        "`bash scripts/reproduce_mini.sh` runs a part of it again and compares."
-    )
+def _of(entry: Entry, runs: Sequence[Run]) -> list[Run]:
+    mine = {row.experiment for row in entry.rows}
+    return [run for run in runs if run.meta.get("experiment") in mine]
 
 
 def _counts(lines: Sequence[Claim]) -> str:
@@ -115,7 +119,7 @@ def _provenance(runs: Sequence[Run]) -> list:
     """What the runs ran on, and which did not finish."""
     done = [run for run in runs if run.done]
     kinds = Counter(
-        (str(run.meta.get("processor") or run.meta.get("device")), str(run.meta.get("device")),
+        (str(run.meta.get("processor")), str(run.meta.get("device")),
          str((run.meta.get("versions") or {}).get("torch")), str(run.meta.get("git_hash"))) for run in done
     )  # fmt: skip
     rows = [[*map(str, kind), str(count)] for kind, count in sorted(kinds.items())]

@@ -1,0 +1,102 @@
+"""The committed results: runs to records and back, a repetition beside its record."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gsam import runs
+from gsam.report.load import read_run
+from gsam.report.mini import records
+from tests.runs import train
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENT = "mini/table1/vit_sam"
+
+
+@pytest.fixture(scope="module")
+def trained(fashion_root, tmp_path_factory) -> Path:
+    """A folder of runs with a short miniature of two seeds, and one that is not finished."""
+    root = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        short(root, fashion_root, seed)
+    short(root, fashion_root, 2).folder.path.joinpath("DONE").unlink()
+    return root
+
+
+def short(root: Path, fashion_root: Path, seed: int):
+    return train(f"paths.fashion_mnist={fashion_root}", f"run.root={root}", f"train.seed={seed}", "train.epochs=4st",
+                 "train.log_every=2st", "train.eval_every=4st", "data.limit_eval=200", "data.backend=folder", "data.workers=0",
+                 "schedule.warmup_steps=1", experiment=EXPERIMENT)  # fmt: skip
+
+
+def test_records_give_the_run_folders_back_and_none_is_dropped(trained, tmp_path):
+    results = tmp_path / "results"
+    ((file, count, new),) = records.pack(trained, results)
+    assert (file, count, new) == (results / "mini" / "table1.jsonl", 2, 2)  # the third is not finished
+    first = json.loads(file.read_text().splitlines()[0])
+    assert {"config_hash", "git_hash", "seed", "device", "processor", "versions", "config", "metrics"} <= first.keys()
+    assert "checkpoint" not in first and len(file.read_text()) < 40_000
+
+    again = tmp_path / "again"
+    assert records.unpack(results, again) == 2 and records.unpack(results, again) == 0
+    for folder in again.glob(f"{EXPERIMENT}/*"):
+        there, back = read_run(trained / folder.relative_to(again)), read_run(folder)
+        assert (there.config, there.meta, there.train, there.evals) == (back.config, back.meta, back.train, back.evals)
+        assert back.done
+    before = file.read_text()
+    assert [one[1:] for one in records.pack(again, results)] == [(2, 0)] and file.read_text() == before
+
+    folder = next(iter(sorted(again.glob(f"{EXPERIMENT}/*"))))
+    (folder / "results.jsonl").write_text('{"kind": "result", "evalset": "more"}\n')  # evaluated since
+    assert [one[1:] for one in records.pack(again, results)] == [(2, 1)]
+    for other in again.glob(f"{EXPERIMENT}/*"):
+        if other != folder:
+            (other / "DONE").unlink()
+    assert [one[1:] for one in records.pack(again, results)] == [(2, 0)]  # what is gone from runs/ stays in the record
+
+
+def test_a_repetition_is_told_from_its_record(trained, tmp_path):
+    results = tmp_path / "results"
+    list(records.pack(trained, results))
+    found = records.compare(trained, results)
+    assert [(one.seed, one.identical, one.same_processor, one.agrees) for one in found] == [
+        (s, True, True, True) for s in (0, 1)
+    ]
+
+    file = results / "mini" / "table1.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    evals = [row for row in lines[0]["metrics"] if row["kind"] == "eval"]
+    evals[-1]["top1"] += 0.004  # on the same processor no difference is allowed
+    lines[1]["processor"] = "another"
+    [row for row in lines[1]["metrics"] if row["kind"] == "eval"][-1]["top1"] += 0.004
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [(one.agrees, round(one.again - one.recorded, 2)) for one in records.compare(trained, results)] == [
+        (False, -0.4), (True, -0.4),
+    ]  # fmt: skip
+    shown = script("compare", f"--runs={trained}", f"--results={results}")
+    assert shown.returncode == 1 and "DIFFERS" in shown.stdout
+
+
+def test_wrong_inputs_say_what_to_do(tmp_path):
+    for words, message in (
+        (["unpack", f"--results={tmp_path}"], "no records"),
+        (["pack", f"--runs={tmp_path}/none"], "no folder; give the one that holds the runs"),
+        (["compare", f"--runs={tmp_path}"], "no finished miniature"),
+    ):
+        shown = script(*words)
+        assert shown.returncode == 2 and shown.stderr.startswith("error: ") and message in shown.stderr
+    (tmp_path / "mini").mkdir()
+    (tmp_path / "mini" / "fig4.jsonl").write_text('{"experiment": "mini/fig4"}\n')
+    assert "line 1: not the record of a run" in script("unpack", f"--results={tmp_path}").stderr
+
+
+def test_a_run_that_is_not_finished_or_damaged_has_no_record(tmp_path):
+    assert runs.pack(tmp_path) is None
+
+
+def script(*words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "scripts/results.py", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
