@@ -14,11 +14,11 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
+from gsam import runs
 from gsam.catalogue import entries, expected, jobs
 
 ROOT = Path(__file__).parents[1]
 RECORDED = Path(__file__).parent / "golden" / "catalogue.jsonl.gz"
-FILES = ("config.yaml", "meta.json", "DONE", "metrics.jsonl", "results.jsonl", "analysis.jsonl")
 TWO_SEEDS = ("table1/vit_b32_vanilla", "table1/vit_b32_sam", "table1/vit_b32_gsam")
 THINNED = ("fig5/asam", "fig5/asam_ascent", "fig5/entropy_sgd", "fig5/sam")
 SMALL = (
@@ -42,10 +42,7 @@ def unpack(folder: Path) -> Path:
     """The recorded runs as run folders `<folder>/<experiment>/<hash>`."""
     with gzip.open(RECORDED, "rt", encoding="utf-8") as file:
         for run in map(json.loads, file):
-            place = folder / run["place"]
-            place.mkdir(parents=True)
-            for name, content in run["files"].items():
-                (place / name).write_text(content, encoding="utf-8")
+            runs.unpack(run, folder)
     return folder
 
 
@@ -97,9 +94,8 @@ def record(folder: Path) -> None:
     """Without what names this machine."""
     with gzip.GzipFile(RECORDED, "wb", mtime=0) as file:
         for place in sorted(path.parent for path in folder.rglob("DONE")):
-            files = {name: (place / name).read_text() for name in FILES if (place / name).exists()}
-            files = {name: text.replace(str(folder), "runs").replace(str(ROOT), ".") for name, text in files.items()}
-            file.write((json.dumps({"place": str(place.relative_to(folder)), "files": files}) + "\n").encode())
+            text = json.dumps(runs.pack(place), ensure_ascii=False)
+            file.write((text.replace(str(folder), "runs").replace(str(ROOT), ".") + "\n").encode())
     print(f"{RECORDED}: {RECORDED.stat().st_size:,} bytes")
 
 
