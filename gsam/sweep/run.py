@@ -87,7 +87,9 @@ def submit(sweep: Sweep, options: Sequence[str]) -> None:
     plan = sweep.plan
     assert sweep.launcher is not None
     open_study(open_storage(plan.folder, plan.config.storage), plan)  # made once, before many come; or refused
-    slurm.submit_workers(SCRIPT, [*sweep.words, *options], f"sweep-{plan.config.name}", plan.folder, plan.root, sweep.launcher)
+    slurm.submit_workers(
+        SCRIPT, [*sweep.words, *options], f"sweep-{plan.config.name}", plan.folder, plan.root, sweep.launcher
+    )
 
 
 def work(sweep: Sweep, say: Say, show: Show, retry_failed: bool) -> tuple[bool, bool]:

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -99,6 +100,17 @@ def _again(trials: Sequence[FrozenTrial]) -> bool:
     return ends[-1] == SURPLUS or ends[-1] == LOST and ends.count(LOST) <= RETRIES
 
 
+@dataclass
+class Taken:
+    """A trial that this worker has to run."""
+
+    trial: Trial
+    ordinal: int
+    attempt: int
+    """how often it was started before"""
+    point: Point
+
+
 class Ledger:
     """One worker's view of the study."""
 
@@ -113,8 +125,8 @@ class Ledger:
     def trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
-    def take(self) -> tuple[Trial, Point] | None:
-        """A trial to run, and its configuration; None when all are taken."""
+    def take(self) -> Taken | None:
+        """A trial to run; None when all are taken."""
         while True:
             known = ordinals(self.trials())
             self._queue_again(known)
@@ -124,8 +136,9 @@ class Ledger:
                 return None
             trial = self.study.ask()
             self.beat(trial)
-            if (ordinal := self._claim(trial)) is not None:
-                return trial, self._point(trial, ordinal)
+            if (claimed := self._claim(trial)) is not None:
+                ordinal, attempt = claimed
+                return Taken(trial, ordinal, attempt, self._point(trial, ordinal))
 
     def _queue_again(self, known: dict[int, list[FrozenTrial]]) -> None:
         for ordinal, trials in known.items():
@@ -143,12 +156,13 @@ class Ledger:
             if trials[-1].state is TrialState.FAIL and ended(trials) and ordinal < self.plan.total:
                 self.queue(ordinal, trials)
 
-    def _claim(self, trial: Trial) -> int | None:
-        """Its ordinal; None, and the trial is over, where somebody else has that, or there are enough."""
+    def _claim(self, trial: Trial) -> tuple[int, int] | None:
+        """Its ordinal and attempt; None, and the trial is over, where somebody else has those, or there are enough."""
         for ordinal, trials in ordinals(self.trials()).items():
-            if any(each.number == trial.number for each in trials):
+            numbers = [each.number for each in trials]
+            if trial.number in numbers:
                 if ordinal < self.plan.total:
-                    return ordinal
+                    return ordinal, numbers.index(trial.number)
                 self.fail(trial, SURPLUS, f"more than {self.plan.total} trials: workers took the last ones together")
                 return None
         self.fail(trial, TWICE, "queued twice")
@@ -173,25 +187,26 @@ class Ledger:
         measured here: the machines' clocks need not agree.
         """
         now, grace_s = time.monotonic(), self.plan.config.grace_s
-        running = [each for each in self.trials() if each.state is TrialState.RUNNING and each.number not in set(own)]
+        known = [(ordinal, each) for ordinal, trials in ordinals(self.trials()).items() for each in trials]
+        running = [(n, each) for n, each in known if each.state is TrialState.RUNNING and each.number not in set(own)]
         # After a look that took long (the storage was away, this process stood still) nobody could have been seen.
         before, self._seen = self._seen if now - self._looked < grace_s / 2 else {}, {}
         self._looked = now
-        for trial in running:
+        for ordinal, trial in running:
             beat = trial.user_attrs.get(BEAT)
             last, since = before.get(trial.number, (None, now))
             self._seen[trial.number] = (beat, since if beat == last else now)
             if now - self._seen[trial.number][1] > grace_s:
-                self._lost(trial, str(beat))
+                self._lost(trial, ordinal, str(beat))
         return len(running)
 
-    def _lost(self, trial: FrozenTrial, beat: str) -> None:
+    def _lost(self, trial: FrozenTrial, ordinal: int, beat: str) -> None:
         who = " ".join(beat.split()[:2]) or "its worker"
         with suppress(UpdateFinishedTrialError):  # another process was faster
             self._storage.set_trial_user_attr(trial._trial_id, END, LOST)
             self._storage.set_trial_user_attr(trial._trial_id, REASON, f"no sign of life of {who}")
             self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            self._say(f"trial {trial.number} is lost: no sign of life of {who} for {self.plan.config.grace_s:g} s")
+            self._say(f"trial {ordinal} is lost: no sign of life of {who} for {self.plan.config.grace_s:g} s")
 
     # ---- how it ended -----------------------------------------------------------------------------------------------
 

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from types import FrameType
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.trial import Trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from gsam.cli import REQUEUE, SIGNALS
 from gsam.launch.process import ORPHANED
 from gsam.sweep.plan import Plan
-from gsam.sweep.space import Point
-from gsam.sweep.study import FAILED, Ledger
+from gsam.sweep.study import FAILED, Ledger, Taken
 from gsam.sweep.training import Share, evaluations, last_words, start, value_of, writer
 
 POLL_S = 0.5
@@ -38,14 +36,15 @@ class Outcome:
 class Attempt:
     """A trial that runs in this worker: its trainings one after another, a seed each."""
 
-    def __init__(self, trial: Trial, point: Point, plan: Plan, share: Share, say: Say):
-        self.trial, self.point, self.plan, self.share, self._say = trial, point, plan, share, say
-        self.number = trial.number
+    def __init__(self, taken: Taken, plan: Plan, share: Share, say: Say):
+        self.trial, self.point, self.plan, self.share = taken.trial, taken.point, plan, share
+        self.name = f"trial {taken.ordinal}"
+        self._stem, self._say = f"trial_{taken.ordinal}", say
         self.values: list[float] = []
         self.process: subprocess.Popen | None = None
         self.outcome: Outcome | None = None
         self._before = 0  # evaluations of the seeds before
-        known = trial.study.get_trials(deepcopy=False)[trial.number]
+        known = taken.trial.study.get_trials(deepcopy=False)[taken.trial.number]
         self._reported = max(known.intermediate_values, default=-1) + 1
         self._size = -1  # of metrics.jsonl when it was last read
         self._asked: str | None = None  # to leave, and the kind of outcome that this will be: pruned | left | taken
@@ -78,16 +77,14 @@ class Attempt:
 
     def _begin(self) -> None:
         self.folder = self.plan.run_folder(self.point, self.seed)
-        self._log = self.plan.folder / "logs" / f"trial_{self.number}_seed_{self.seed}.log"
+        self._log = self.plan.folder / "logs" / f"{self._stem}_seed_{self.seed}.log"
         self._size = -1
         if (self.folder / "DONE").exists():  # by an attempt before, or another sweep
             self._report()
             self._finished()
         elif (pid := writer(self.folder)) is not None:
             if not self._waited:
-                self._say(
-                    f"trial {self.number}: {self.folder} is still being written (process {pid}); waiting for its end"
-                )
+                self._say(f"{self.name}: {self.folder} is still being written (process {pid}); waiting for its end")
             self._waited = True
         else:
             self.process = start(self.plan.training(self.point, self.seed), self.share, self._log)
@@ -112,8 +109,8 @@ class Attempt:
 
     def _ended(self, code: int) -> None:
         if code == 0:
-            self.process = None
             self._finished()
+            self.process = None
         elif code in (REQUEUE, -signal.SIGTERM, ORPHANED):  # the latter two: before it could take the signal
             self.outcome = Outcome(self._asked or "left")
         else:
@@ -174,7 +171,7 @@ class Worker:
     def _round(self) -> bool:
         """A look at everything. Whether there is more to do."""
         try:
-            others = self.ledger.watch(attempt.number for attempt in self.running)
+            others = self.ledger.watch(attempt.trial.number for attempt in self.running)
             self._take()
             self._beat()
             before = len(self.running)
@@ -198,10 +195,10 @@ class Worker:
             taken = self.ledger.take()
             if taken is None:
                 return
-            trial, point = taken
-            self.running.append(Attempt(trial, point, self.plan, self.free[0], self._say))
+            self.running.append(Attempt(taken, self.plan, self.free[0], self._say))
             self.free.pop(0)
-            self._say(f"trial {trial.number}: {point.text}")
+            again = f" (attempt {taken.attempt + 1})" * bool(taken.attempt)
+            self._say(f"trial {taken.ordinal}{again}: {taken.point.text}")
 
     def _beat(self) -> None:
         if time.monotonic() - self._beaten < self.plan.config.grace_s / BEATS:
@@ -230,7 +227,7 @@ class Worker:
         elif outcome.kind == "left":
             self.ledger.put_back(attempt.trial)
             if not self.asked:
-                self._say(f"trial {attempt.number}: its training was asked to leave, and so this worker leaves")
+                self._say(f"{attempt.name}: its training was asked to leave, and so this worker leaves")
                 self._leave(signal.SIGTERM, None)
         self._drop(attempt)
         self._tell(attempt, outcome)
@@ -247,4 +244,4 @@ class Worker:
             "pruned": "pruned", "failed": f"failed: {outcome.reason}", "left": "saved and put back",
             "taken": "another worker has given it up for lost and continues it",
         }[outcome.kind]  # fmt: skip
-        self._say(f"trial {attempt.number}: {told}")
+        self._say(f"{attempt.name}: {told}")

@@ -1,0 +1,101 @@
+"""Many processes on one study, some killed, in every kind of storage; their trainings are naps."""
+
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+from optuna.trial import TrialState
+
+from gsam.sweep.study import END, FAILED, ordinals
+from tests import postgres
+from tests.sweeps import ledger_of, plan_of, work
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+POINTS = 16
+FORK = multiprocessing.get_context("fork")  # what is imported need not be imported again
+
+
+@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+def storage(request, tmp_path):
+    """(the sweep's words, the server if it is one)"""
+    if request.param != "postgresql":
+        yield ([f"sweep.storage=sqlite:///{tmp_path}/study.db"] if request.param == "sqlite" else []), None
+        return
+    try:
+        with postgres.server() as server:
+            yield [f"sweep.storage={server.url}"], server
+    except postgres.Unavailable as why:
+        pytest.skip(str(why))
+
+
+def start(*arguments):
+    process = FORK.Process(target=work, args=arguments)
+    process.start()
+    return process
+
+
+def test_no_trial_is_lost_or_doubled_when_workers_that_start_together_are_killed(storage, tmp_path):
+    """All make the storage and the study at the same moment; two are killed somewhere and replaced."""
+    words = [*storage[0], "sweep.grace_s=3", f"optimizer.rho=range(1,{POINTS + 1})"]
+    claims = tmp_path / "claims"
+    claims.mkdir()
+    workers = [start(tmp_path, words, claims) for _ in range(4)]
+    for _ in range(2):
+        known = len(list(claims.iterdir()))
+        while len(list(claims.iterdir())) < known + 2:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.3))
+        victim = next(worker for worker in workers if worker.is_alive())
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.join()
+        workers.append(start(tmp_path, words, claims))
+    for worker in workers:
+        worker.join(120)
+    # 1 would be a claim that another process had: the same trial twice.
+    assert sorted(worker.exitcode for worker in workers) == [-9, -9, 0, 0, 0, 0]
+    known = ordinals(ledger_of(plan_of(tmp_path, *words)).trials())
+    for ordinal in range(POINTS):
+        complete = [trial for trial in known[ordinal] if trial.state is TrialState.COMPLETE]
+        assert [trial.value for trial in complete] == [float(ordinal)], ordinal
+        assert known[ordinal][-1].params == {"optimizer.rho": ordinal + 1}
+    others = [trial for trials in known.values() for trial in trials if trial.state is not TrialState.COMPLETE]
+    assert all(trial.state is TrialState.FAIL and trial.user_attrs.get(END) != FAILED for trial in others)
+
+
+@pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
+def test_a_database_that_is_away_for_a_while_is_waited_for(storage, tmp_path):
+    """The worker's trial ends during the outage; it is told when the database is back, and its life is not doubted."""
+    from gsam.sweep.worker import Outcome, Worker
+
+    class Nap:
+        """An attempt without a training."""
+
+        name, share = "trial", None
+
+        def __init__(self, taken):
+            self.trial, self.values, self.outcome, self.until = taken.trial, [0.5], None, time.monotonic() + 2
+
+        def poll(self):
+            if time.monotonic() > self.until:
+                self.outcome = Outcome("complete", 0.5)
+
+        def leave(self, *_, **__):
+            pass
+
+    words, server = storage
+    plan = plan_of(tmp_path, *words, "sweep.grace_s=4", "optimizer.rho=choice(0.1)")
+    told: list[str] = []
+    ledger = ledger_of(plan)
+    worker = Worker(ledger, plan, [], told.append, lambda: None, stay=False)
+    worker.running.append(Nap(ledger.take()))
+    away = threading.Timer(6, server.start)
+    server.stop()
+    away.start()
+    assert worker.run() is False
+    away.join()
+    assert any("cannot be reached, trying again" in line for line in told) and "trial: top1 0.5000" in told
+    assert ledger_of(plan).trials()[0].state is TrialState.COMPLETE
