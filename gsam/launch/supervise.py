@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 
 from gsam.cli import REQUEUE, SIGNALS
+from gsam.launch.network import settle
 from gsam.launch.options import Options, read
 from gsam.launch.process import adopt_orphans, catches, children, end_with, environment
 from gsam.launch.rank import NOTES, SUPERVISOR
@@ -39,18 +40,19 @@ def run(arguments: Sequence[str]) -> int:
     of the failure.
     """
     options = read(arguments)
+    arguments, found = settle(arguments, options)
     with TemporaryDirectory(prefix="gsam-launch-") as notes:
-        return _Supervisor(arguments, options, Path(notes)).wait()
+        return _Supervisor(arguments, options, found, Path(notes)).wait()
 
 
 class _Supervisor:
-    def __init__(self, arguments: Sequence[str], options: Options, notes: Path):
+    def __init__(self, arguments: Sequence[str], options: Options, found: dict[str, str], notes: Path):
         self.options, self.notes = options, notes
         self.asked = self.killed = False
         self.group: set[int] = set()  # process ids of the ranks that were started last
         self.told: set[int] = set()  # … of those asked to leave
         self.restarts, self.seen = 0, time.monotonic()  # starts before theirs; when one of them was last alive
-        env = {**os.environ, SUPERVISOR: str(os.getpid()), NOTES: str(notes)}
+        env = {**os.environ, **found, SUPERVISOR: str(os.getpid()), NOTES: str(notes)}
         if options.nodes[1] > 1 and (options.max_restarts or options.elastic):
             # Else torch 2.14 may hand ranks that start again the addresses of the dead ones. See gsam.runtime._own_store.
             env.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
@@ -78,10 +80,11 @@ class _Supervisor:
         self.asked = True
         ranks = self._ranks()
         if ranks and all(catches(pid, signal.SIGUSR1) for pid in ranks):
-            self.told |= ranks
-            for pid in ranks:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGUSR1)
+            self._tell(ranks)
+
+    def _tell(self, ranks: set[int]) -> None:
+        self.told |= ranks
+        _send(signal.SIGUSR1, ranks)
 
     def _ranks(self) -> set[int]:
         """Those alive; remembers them."""
@@ -96,8 +99,10 @@ class _Supervisor:
     def _look(self) -> None:
         ranks = self._ranks()
         alone_s = time.monotonic() - self.seen
-        if self.asked and (ranks - self.told or not self.told):  # new ranks, or none that could have saved
-            self._end_agent()
+        if self.asked and not self.group & self.told:
+            self._kill_agent("")  # nothing to save: ranks that have just been started, or none
+        elif self.asked and (late := ranks - self.told):  # Linux may leave one out of a list of children
+            self._tell(late)
         elif not ranks and alone_s > (limit := self._limit()):
             self._kill_agent(f"torchrun has had no ranks for {limit:.0f} s and does not end (is a host gone?)")
 
@@ -108,23 +113,17 @@ class _Supervisor:
             return ENDED_S if self._codes() in ({0}, {REQUEUE}) else FAILED_S
         return self.options.rendezvous_s + MARGIN_S
 
-    def _end_agent(self) -> None:
-        self.agent.terminate()
-        try:
-            self.agent.wait(LEAVE_S + FAILED_S)
-        except subprocess.TimeoutExpired:
-            self._kill_agent("torchrun does not end")
-
     def _kill_agent(self, why: str) -> None:
-        print(f"launch: {why}; killed", file=sys.stderr, flush=True)
+        if why:
+            print(f"launch: {why}; killed", file=sys.stderr, flush=True)
         self.killed = True
         self.agent.kill()
         self.agent.wait()
 
     def _codes(self) -> set[int | None]:
-        """How the last ranks ended by their own account; None for one that gave none."""
-        notes = {int(path.name): int(path.read_text()) for path in self.notes.iterdir()}
-        return {notes.get(pid) for pid in self.group}
+        """How the last ranks ended, or those told to leave, by their own account; None for one that gave none."""
+        notes = {int(path.name): int(path.read_text() or 1) for path in self.notes.iterdir()}  # empty: killed meanwhile
+        return {notes.get(pid) for pid in self.told or self.group}
 
     def _code(self) -> int:
         code, codes = self.agent.returncode, self._codes()
@@ -137,12 +136,13 @@ class _Supervisor:
         return code if code > 0 else 128 - code
 
     def _clear(self) -> None:
-        """End what the agent left: its ranks, which were asked to leave when it died, and what they started."""
-        _wait(lambda: not _orphans(), LEAVE_S)
-        while left := _orphans():  # killing one may orphan others
-            for pid in left:
-                os.kill(pid, signal.SIGKILL)
+        """End what the agent left: its ranks, which end with it if they can, and what they started."""
+        deadline = time.monotonic() + LEAVE_S
+        _send(signal.SIGTERM, _orphans())
+        while left := _orphans():  # the end of one may orphan others
             time.sleep(TICK_S)
+            if time.monotonic() > deadline or not any(catches(pid, signal.SIGTERM) for pid in left):
+                _send(signal.SIGKILL, _orphans())
 
 
 def _orphans(but: int = 0) -> list[int]:
@@ -155,7 +155,7 @@ def _orphans(but: int = 0) -> list[int]:
     return alive
 
 
-def _wait(happened: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened() and time.monotonic() < deadline:
-        time.sleep(TICK_S)
+def _send(number: int, pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # ended meanwhile
+            os.kill(pid, number)

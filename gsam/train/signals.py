@@ -8,7 +8,7 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
-from gsam.runtime import Runtime
+from gsam.runtime import Runtime, patience
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 AGAIN_S = 5.0  # a scheduler and torchrun each send the same signal to every rank: one wish, not two
@@ -21,7 +21,7 @@ class Signals:
     def __init__(self, runtime: Runtime):
         self.number, self.since, self.work = 0, 0.0, None
         # Ranks hear of a signal at different times. On the CPU, so that nothing waits for the GPU.
-        self.group = dist.new_group(backend="gloo") if runtime.world > 1 else None
+        self.group = dist.new_group(backend="gloo", timeout=patience()) if runtime.world > 1 else None
         self.before: dict[int, object] = {}
 
     def __enter__(self) -> "Signals":
