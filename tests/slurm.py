@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from gsam.launch.process import environment
 from scripts.resume_check import family
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
@@ -23,8 +24,8 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# A requeued job waits for cred_expire + 1 s.
-AuthInfo=socket={folder}/munge.socket,cred_expire=3
+# A requeued job waits for cred_expire + 1 s; 5 is the least.
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 MailProg=/bin/true
 SlurmctldPort={ports[0]}
@@ -99,17 +100,8 @@ class Cluster:
 
     def wait(self, number: str, states: set[str], seconds: float = 90) -> dict[str, str]:
         """Until the job is in one of the states."""
-        deadline = time.monotonic() + seconds
-        while (job := self.job(number))["JobState"] not in states:
-            assert time.monotonic() < deadline, f"job {number}: {job}\n{self.logs()}"
-            time.sleep(0.1)
-        return job
-
-    def hurry(self, number: str) -> None:
-        """Start a requeued job at once: else the scheduler lets it wait for seconds."""
-        self.wait(number, {"PENDING", "RUNNING"})
-        with suppress(AssertionError):  # started meanwhile
-            self("scontrol", "update", f"jobid={number}", "StartTime=now")
+        until(lambda: self.job(number)["JobState"] in states, lambda: f"{self.job(number)}\n{self.logs()}", seconds)
+        return self.job(number)
 
     def start_node(self, name: str) -> None:
         self("slurmd", "-N", name)
@@ -117,10 +109,15 @@ class Cluster:
     def kill_node(self, name: str) -> None:
         """As if its power went: slurmd, and all that it started, by SIGKILL."""
         daemon = int((self.folder / f"slurmd.{name}.pid").read_text())
-        steps = [pid for pid in _processes("slurmstepd: [") if _environment(pid).get("SLURMD_NODENAME") == name]
-        for pid in [daemon, *(one for step in steps for one in family(step))]:
+        steps = [family(pid) for pid in processes("slurmstepd: [")]
+        here = [pids for pids in steps if any(self._runs_on(name, pid) for pid in pids)]
+        for pid in [daemon, *(pid for pids in here for pid in pids)]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def _runs_on(self, name: str, pid: int) -> bool:
+        env = environment(pid)
+        return (env.get("SLURM_CONF"), env.get("SLURMD_NODENAME")) == (self.env["SLURM_CONF"], name)
 
     def logs(self) -> str:
         files = sorted(self.folder.glob("*.log"))
@@ -145,7 +142,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         files["seed-file"] = "munge.seed"
         own = [f"--{option}={folder / name}" for option, name in files.items()]
         stack.callback(_kill_daemons, folder)
-        slurm("munged", *own)
+        slurm("munged", "--force", *own)  # although nobody else can reach the socket in a private folder
         slurm("slurmctld", "-c")
         for name in NODES:
             slurm.start_node(name)
@@ -178,17 +175,19 @@ def _kill_daemons(folder: Path) -> None:
             os.kill(int(file.read_text()), signal.SIGKILL)
 
 
-def _processes(beginning: str) -> list[int]:
+def until(happened: Callable[[], object], text: Callable[[], str], seconds: float = 90) -> None:
+    """Wait for it; else fail with the text."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, text()
+        time.sleep(0.05)
+
+
+def processes(beginning: str = "") -> list[int]:
+    """Process ids by the beginning of the command line."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             if file.read_bytes().decode(errors="replace").startswith(beginning):
                 found.append(int(file.parent.name))
     return found
-
-
-def _environment(pid: int) -> dict[str, str]:
-    with suppress(OSError):
-        words = (Path("/proc") / str(pid) / "environ").read_bytes().decode(errors="replace").split("\0")
-        return dict(word.partition("=")[::2] for word in words)
-    return {}

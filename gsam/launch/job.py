@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from gsam.cli import REQUEUE
 from gsam.launch.allocation import command
 from gsam.launch.child import run
+from gsam.launch.nodes import lost
 
 TIME_LIMIT = signal.SIGUSR2  # `--signal=B:USR2@<grace_s>`
+GIVEN_UP_S = 900  # after which Slurm surely has ended the jobs of a node that is gone (SlurmdTimeout, 300 by default)
 
 
 @dataclass
@@ -24,7 +27,7 @@ class Job:
     processes: int | None
     """ranks per node; None: a script that starts trainings itself"""
     folder: str
-    """whose checkpoints tell whether a start has brought anything"""
+    """of the run, or of all runs; checkpoints there tell whether a start has brought anything"""
 
     def __call__(self) -> None:
         """Raises SystemExit with the command's exit code unless that is 0."""
@@ -36,17 +39,20 @@ class Job:
         code, seen = run(words, (TIME_LIMIT, signal.SIGTERM))
         if code == REQUEUE and _state() == "RUNNING":  # else Slurm has ended it: scancel, requeue or preemption
             if TIME_LIMIT in seen and self._checkpoints() == before:
-                _say(
-                    "the time limit came before the first checkpoint of this start: not started again, give more launcher.time"
-                )
+                _say("the time limit came before this start's first checkpoint: it ends here; give more launcher.time")
             else:
                 _say("left and saved; starting again")
                 subprocess.run(["scontrol", "requeue", job_id()], check=True)
+        elif code and not seen and lost():
+            _say("a node does not answer; waiting for Slurm to give it up and to start this job again")
+            time.sleep(GIVEN_UP_S)
         if code:
             sys.exit(code)
 
     def _checkpoints(self) -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in Path(self.folder).rglob("checkpoints/last.pt")}
+        depths = ["*/" * depth for depth in range(4)]  # runs/<experiment, which may have a slash>/<hash>
+        files = [file for depth in depths for file in Path(self.folder).glob(f"{depth}checkpoints/last.pt")]
+        return {file: file.stat().st_mtime_ns for file in files}
 
 
 def job_id() -> str:

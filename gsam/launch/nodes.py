@@ -17,6 +17,7 @@ from gsam.launch.child import run as run_child
 from gsam.launch.supervise import run as supervised
 
 HERE = "--this-node"
+ANSWER_S = 60  # for a node to start a task
 
 
 def run(processes: int, words: Sequence[str]) -> int:
@@ -41,14 +42,23 @@ def run(processes: int, words: Sequence[str]) -> int:
 
 
 def run_here(torchrun: Sequence[str]) -> int:
-    """This node's part, a task of srun. Who hosts the rendezvous is said, not guessed: many a host's own name resolves to
-    127.0.1.1, and then none would."""
-    signal.signal(
-        signal.SIGUSR1, signal.SIG_IGN
-    )  # torchrun inherits it: srun's SIGUSR1 reaches all processes, and would end it
-    host = int(os.environ["SLURM_NODEID"] == "0")
-    address = _address(os.environ["SLURMD_NODENAME"])
-    return supervised([f"--local-addr={address}", f"--rdzv-conf=is_host={host}", *torchrun])
+    """This node's part, a task of srun."""
+    # Slurm's SIGTERM and srun's SIGUSR1 reach every process of a node. torchrun, which inherits this, would kill its ranks 30 s
+    # after the one, however long the cluster's grace time is, and die of the other.
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGINT,SIGHUP"  # torchrun's option --signals-to-handle, where it has that
+    return supervised(torchrun)
+
+
+def lost() -> bool:
+    """Whether a node of this job, of several, runs nothing any more."""
+    nodes = os.environ["SLURM_JOB_NUM_NODES"]
+    ask = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none", "--overlap", "true"]
+    try:
+        return nodes != "1" and subprocess.run(ask, timeout=ANSWER_S).returncode != 0
+    except subprocess.TimeoutExpired:
+        return True
 
 
 def _address(node: str) -> str:

@@ -30,11 +30,13 @@ def submit(script: str, overrides: Sequence[str], name: str, folder: Path, setti
     _where(number, folder / "slurm" / f"{number}_0_log.out", "it saves and leaves; the same command submits it again")
 
 
-def submit_workers(script: str, arguments: Sequence[str], name: str, folder: Path, settings: SlurmConfig) -> None:
+def submit_workers(
+    script: str, arguments: Sequence[str], name: str, folder: Path, runs: Path, settings: SlurmConfig
+) -> None:
     """An array of `settings.workers` jobs that each run the script, without launcher, on the first of its nodes; it starts its
-    trainings by allocation.training_command. folder: of all that they train; logs go to its slurm/. Raises ValueError."""
+    trainings by allocation.training_command, in folders below `runs`. Logs go to slurm/ in `folder`. Raises ValueError."""
     _refuse_here()
-    job = Job([str(ROOT / script), *arguments], None, str(folder.absolute()))
+    job = Job([str(ROOT / script), *arguments], None, str(runs.absolute()))
     numbers = _submit([job] * settings.workers, name, folder / "slurm", settings)
     number = numbers[0].partition("_")[0]
     print(f"{name}: Slurm job {number}, {len(numbers)} worker(s)")

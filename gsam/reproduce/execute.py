@@ -9,6 +9,7 @@ from pathlib import Path
 from gsam.catalogue import sets
 from gsam.cli import REQUEUE, run_child
 from gsam.identity import leaves
+from gsam.launch.allocation import training_command
 from gsam.reproduce.found import Found
 from gsam.reproduce.plan import plan, results, unfinished
 from gsam.reproduce.show import name
@@ -24,10 +25,7 @@ class Left(Exception):
 
 def train_command(overrides: Sequence[str], request: Request) -> list[str]:
     """The training's command line."""
-    many = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={request.gpus}"] if request.gpus > 1 else []
-    )
-    return [sys.executable, *many, str(ROOT / "train.py"), *overrides, f"run.root={request.root}"]
+    return training_command([*overrides, f"run.root={request.root}"], request.gpus)
 
 
 def train(request: Request, say: Say) -> None:

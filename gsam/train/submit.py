@@ -5,13 +5,13 @@ import re
 from hydra.core.hydra_config import HydraConfig
 
 from gsam.config import Config, as_dict, run_place
-from gsam.launch import slurm
+from gsam.launch.slurm import submit
 from gsam.train.progress import say
 from gsam.train.run_folder import RunFolder
 
 
 def training(config: Config) -> None:
-    """Submit this command, without its launcher. Raises ValueError for what train.py would refuse, and as slurm.submit does."""
+    """Submit this command, without its launcher. Raises ValueError for what train.py would refuse, and as submit does."""
     name, folder = run_place(config)
     run = RunFolder(folder, as_dict(config), {"config_hash": name.rpartition("/")[2], "data": None}, writer=False)
     run.refuse_other_run()
@@ -19,4 +19,4 @@ def training(config: Config) -> None:
         say(f"{folder}: finished; nothing to submit (delete the folder to train again)")
         return
     overrides = [each for each in HydraConfig.get().overrides.task if not re.match(r"[+~]*launcher[.=]", each)]
-    slurm.submit("train.py", overrides, name, folder, config.launcher)
+    submit("train.py", overrides, name, folder, config.launcher)
