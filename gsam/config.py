@@ -200,12 +200,13 @@ def _problems(config: Config, world: int) -> Iterator[str]:
     if not 0 <= config.schedule.lr_min <= config.base.lr:
         yield f"schedule.lr_min={config.schedule.lr_min}: must lie between 0 and base.lr={config.base.lr}"
     if not any("train.batch_size" in p or "train.accumulate" in p or "group_size" in p for p in own):
-        yield from _batch_problems(config, world)
+        yield from batch_problems(config, world)
     yield from models.check(config.model)
     yield from gsam_data.check(config.data, config.augment)
 
 
-def _batch_problems(config: Config, world: int) -> Iterator[str]:
+def batch_problems(config: Config, world: int) -> Iterator[str]:
+    """Why this batch, these groups and micro-batches cannot be spread over `world` ranks, one sentence each."""
     batch, accumulate = config.train.batch_size, config.train.accumulate
     group = getattr(config.optimizer, "group_size", None)
     unit = world * accumulate

@@ -57,6 +57,7 @@ ALLOWED = {
     "report": {"files", "identity", "catalogue", "recipes", "runs"},
     "export": {"cli", "config", "data", "eval", "files", "identity", "models", "recipes", "report", "runtime"},
     "recipes": {"cli", "identity"},
+    "scaling": {"config", "files", "models", "optim", "recipes", "report", "train"},
     "runs": {"files"},
     "catalogue": {"recipes", "identity", "runs"},
     "sweep": {
