@@ -11,13 +11,15 @@ import torch.distributed as dist
 from gsam.models import ModelConfig
 from gsam.optim import ESTIMATORS, Scope
 from gsam.runtime import Precision, Runtime
-from gsam.scaling.traffic import METHODS, Network
+from gsam.scaling.traffic import METHODS, Method, Network
 from gsam.train.stepper import Stepper
 from tests.contract.matrix import Case, batches, stepper
 from tests.ranks import run_ranks
 
 IMAGES, M, STEPS = 64, 8, 5
-METHOD = {method.label: method for method in METHODS}
+# Those of the page, and the others that it speaks of.
+MORE = (Method("ASAM", "asam", local=True, passes=2), Method("weighted SAM", "weighted", local=True, passes=2))
+METHOD = {method.label: method for method in (*METHODS, *MORE)}
 
 
 def made(label: str, net: str = "bn", accumulate: int = 1) -> Stepper:

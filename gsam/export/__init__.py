@@ -54,7 +54,7 @@ def export(config: WeightsConfig, out: Path, *, license: str | None = None, over
                 write_atomic(place / RUN / name, (folder / name).read_bytes())
         hub.check_loads(place, subject)
         digest = hashlib.sha256(data).hexdigest()
-        text = model_card(subject, described, out.resolve().name, rows, run, recipe, digest)
+        text = model_card(subject, described, out.resolve().name, _shown(rows), run, recipe, digest)
         write_atomic(place / CARD, text)
     return out
 
@@ -85,8 +85,12 @@ def _license(subject: Subject) -> str:
 
 
 def _rows(subject: Subject) -> list[dict]:
-    """What evaluate.py measured of exactly these weights, in one way: that of its last row without the mirror image."""
-    rows, _ = of_subject(read_results(subject.out), subject.facts, SAME_WEIGHTS)
+    """What evaluate.py measured of exactly these weights."""
+    return of_subject(read_results(subject.out), subject.facts, SAME_WEIGHTS)[0]
+
+
+def _shown(rows: list[dict]) -> list[dict]:
+    """Those of one way to evaluate, for the card: that of the last row without the mirror image."""
     plain = [row for row in rows if not row.get("flip_tta")]
     return of_subject(rows, (plain or rows)[-1])[0] if rows else []
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from gsam.cli import CONFIGS, forced
 from gsam.config import as_dict, read_composed
-from gsam.identity import deciding
+from gsam.identity import deciding, leaves
 from gsam.recipes import compose, experiment_sources, same, values
 from gsam.report.load import Run
 
@@ -65,11 +65,17 @@ def _command(experiment: str | None, wanted: dict[str, Any]) -> list[str] | None
 
 
 def _choice(group: str, wanted: dict[str, Any]) -> str | None:
-    """The file of configs/<group> for the name in the configuration."""
+    """The file of configs/<group> for the name in the configuration; of several the one with most of its values."""
+    best, most = None, -1
     for file in sorted((CONFIGS / group).glob("*.yaml")):
-        if OmegaConf.load(file).get("name", file.stem) == wanted.get(f"{group}.name"):
-            return file.stem
-    return None
+        said = yaml.safe_load(file.read_text())
+        if said.get("name", file.stem) != wanted.get(f"{group}.name"):
+            continue
+        found = {f"{group}.{key}": value for key, value in leaves(said)}
+        agreeing = sum(1 if key in wanted and same(wanted[key], value) else -1 for key, value in found.items())
+        if best is None or agreeing > most:
+            best, most = file.stem, agreeing
+    return best
 
 
 def _text(value: Any) -> str:

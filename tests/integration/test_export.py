@@ -21,14 +21,16 @@ from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.utils import AverageMeter, accuracy
 
 from gsam.cli import forced
-from gsam.config import EvalConfig, WeightsConfig, read_composed, run_hash
+from gsam.config import EvalConfig, WeightsConfig, as_dict, read_composed, run_hash
 from gsam.data import open_source
 from gsam.eval.card import run as evaluate
-from gsam.eval.subject import load_subject
+from gsam.eval.subject import Preprocess, Subject, load_subject
 from gsam.export import export, hub
+from gsam.export.recipe import read_recipe
 from gsam.models import InitScheme, ModelConfig, build_model
 from gsam.recipes import CONFIGS, compose, experiment_sources
 from gsam.report import predictions
+from gsam.report.load import Run
 from gsam.runtime import Normalize, Runtime
 from tests.photos import CLASSES, pieces
 from tests.runs import train
@@ -160,6 +162,28 @@ def test_the_moving_average_or_the_weights_themselves(exported, runs, tmp_path):
     assert "own validation at step 12: top-1" in (raw / "README.md").read_text()
 
 
+@pytest.mark.parametrize("origin", ["timm:{}", "weights.pth"])
+@pytest.mark.parametrize(
+    "name", ["resnet50.a1_in1k", "vit_base_patch32_224.sam_in1k", "eva02_tiny_patch14_336.mim_in22k_ft_in1k"]
+)
+def test_config_json_says_our_transform_again(name, origin):
+    """Of networks with a size of their own to test at, with another crop, squashed pictures. No weights are read."""
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    how = Preprocess.published(model.pretrained_cfg, name)
+    facts = {"checkpoint": origin.format(name), "model": name}
+    subject = Subject(model, how, 1000, False, Path("out"), facts, ModelConfig(name))
+    described = json.loads(json.dumps(hub.describe(subject, "mit")))
+    cfg = described["pretrained_cfg"]
+    assert Preprocess.published(cfg, name) == how and (cfg["license"], cfg["num_classes"]) == ("mit", 1000)
+    assert ("tag" in cfg) == (origin != "weights.pth") and not {"url", "hf_hub_id", "file"} & cfg.keys()
+    with torch.device("meta"):
+        again = timm.create_model(described["architecture"], num_classes=1000, **described.get("model_args", {}))
+    assert [tuple(t.shape) for t in again.state_dict().values()] == [
+        tuple(t.shape) for t in model.state_dict().values()
+    ]
+
+
 @pytest.mark.parametrize(("size", "last"), [(28, 80), (224, 700), (288, 700), (384, 900)])
 def test_every_resize_can_be_said_as_timms_crop_pct(size, last):
     for resize in range(size // 2, last):
@@ -243,6 +267,32 @@ def test_the_cards_training_command_is_the_run(name, exported, runs):
     (words,) = re.findall(r"python train.py (.*)", (exported[name] / "README.md").read_text())
     words = [forced(word) for word in [*shlex.split(words), "run.experiment=any"]]
     assert run_hash(read_composed(compose(words))) == runs[name].name
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=table1/vit_b32_gsam"],
+        ["experiment=fig6/sam_strong", "train.seed=3"],
+        ["experiment=table3/vit_s16_sam_pets", "base.lr=0.003", "model.init=runs/table1/vit_s16_sam/1a2b3c4d@ema"],
+        ["experiment=quickstart", "model=vit_s32", "optimizer=entropy_sgd", "base=adamw", "schedule.warmup_steps=2ep"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_the_cards_recipe_of_any_run(words):
+    """Config group choices and single keys are told apart; what the experiment says is not repeated."""
+    config = read_composed(compose([forced(word) for word in [*words, "run.experiment=any"]]))
+    run = Run(Path("run"), as_dict(config), {"experiment": words[0].removeprefix("experiment=")})
+    recipe = read_recipe(run)
+    assert recipe.command is not None and set(words) <= set(recipe.command) and recipe.command[0] == words[0]
+    assert run_hash(read_composed(compose([forced(w) for w in [*recipe.command, "run.experiment=any"]]))) == run_hash(
+        config
+    )
+    sources = {key: source for key, _, source in recipe.settings}
+    if words[0] == "experiment=table1/vit_b32_gsam":
+        assert recipe.command == words and sources["optimizer.rho_max"].startswith("paper, ")
+    if "base.lr=0.003" in words:
+        assert sources["base.lr"] == "this run; experiment=table3/vit_s16_sam_pets has 0.01"
 
 
 def test_settings_of_the_papers_experiments_have_the_ledgers_sources():
