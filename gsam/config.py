@@ -202,7 +202,7 @@ def _problems(config: Config, world: int) -> Iterator[str]:
     if not any("train.batch_size" in p or "train.accumulate" in p or "group_size" in p for p in own):
         yield from batch_problems(config, world)
     yield from models.check(config.model)
-    yield from gsam_data.check(config.data, config.augment)
+    yield from gsam_data.check(config.data, config.augment, config.launcher and config.launcher.cores)
 
 
 def batch_problems(config: Config, world: int) -> Iterator[str]:

@@ -262,14 +262,17 @@ def prepare(data: DataConfig) -> list[str]:
     return missing
 
 
-def check(data: DataConfig, augment: AugmentConfig) -> Iterator[str]:
-    """Every problem of this configuration, each as key, value, rule and way out. Cheap: reads no picture."""
+def check(data: DataConfig, augment: AugmentConfig, cores: int | None = None) -> Iterator[str]:
+    """Every problem of this configuration, each as key, value, rule and way out. Cheap: reads no picture.
+
+    cores: of the machine that will read the pictures; None: of this process.
+    """
     from gsam.data.checks import augment_problems, data_problems
 
     yield from augment_problems(augment)
     if augment.filter is Filter.linear and data.backend is Backend.folder:
         yield "augment.filter=linear is for data.backend=ffcv: folder resizes with Pillow; set augment.filter=area"
-    yield from data_problems(data)
+    yield from data_problems(data, cores)
 
 
 def _call(name: str, what: str, root: str, split: str):

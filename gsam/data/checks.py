@@ -82,7 +82,7 @@ def augment_problems(augment: AugmentConfig) -> Iterator[str]:
             yield f"augment.{key}={value} is p of Beta(p, p): choose a positive number such as 0.2, or 0 for none"
 
 
-def data_problems(data: DataConfig) -> Iterator[str]:
+def data_problems(data: DataConfig, machine: int | None = None) -> Iterator[str]:
     """Names, numbers and files of the data set."""
     if data.name not in SOURCES:
         yield f"data.name={data.name} is unknown; choose one of {', '.join(SOURCES)}"
@@ -94,11 +94,11 @@ def data_problems(data: DataConfig) -> Iterator[str]:
     if not 0 <= data.holdout < 1:
         yield f"data.holdout={data.holdout} must be in [0, 1): the fraction of the training pictures to evaluate on"
     least, per_core = (1, 1) if data.backend is Backend.ffcv else (0, WORKERS_PER_CORE)
-    most = per_core * cores()
+    most = per_core * (machine or cores())
     if data.workers is not None and not least <= data.workers <= most:
         yield (
             f"data.workers={data.workers} with data.backend={data.backend.value}: choose from {least} to {most}, {per_core} "
-            "per core of this process, or null"
+            f"per core of {'a host' if machine else 'this process'}, or null"
         )
     if data.backend is Backend.ffcv:
         yield from _ffcv_problems(data)

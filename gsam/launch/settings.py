@@ -49,7 +49,12 @@ class SlurmConfig:
     @property
     def world(self) -> int:
         """Ranks of one training."""
-        return self.nodes * self.processes
+        return max(1, self.nodes) * self.processes  # problems() names a number that is wrong
+
+    @property
+    def cores(self) -> int:
+        """Of a host; as many as none has where it is not known."""
+        return self.cpus_per_node or 1024
 
     @property
     def minutes(self) -> int:

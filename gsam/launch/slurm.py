@@ -103,12 +103,13 @@ def _submit(jobs: list[Job], name: str, logs: Path, settings: SlurmConfig) -> li
 def _leaving_nothing(logs: Path):
     """A submission that fails leaves no files and folders: the corrected command may use them."""
     before = set(logs.iterdir()) if logs.is_dir() else set()
+    new = [folder for folder in (logs, *logs.parents) if not folder.exists()]
     try:
         yield
     except BaseException:
         for file in set(logs.iterdir()) - before if logs.is_dir() else ():
             file.unlink()
-        for folder in (logs, logs.parent, logs.parent.parent):
+        for folder in new:
             with suppress(OSError):  # not empty
                 folder.rmdir()
         raise

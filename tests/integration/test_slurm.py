@@ -165,7 +165,7 @@ def test_a_time_limit_before_the_first_checkpoint_does_not_repeat_for_ever(slurm
 
 def test_every_combination_of_a_multirun_is_a_job_of_its_own(slurm, train, tmp_path):
     words = ["train.max_steps=3", "optimizer=vanilla,sam", f"run.root={tmp_path}"]
-    both = train("-m", *SMALL, *words, *ONE, "launcher.setup=[export GREETING=hello]", "launcher.extra.mem=500")
+    both = train("-m", *SMALL, *words, *ONE, "launcher.setup=['export GREETING=hello']", "launcher.extra.mem=500")
     assert both.code == 0 and len(both.numbers) == 2, both.text
     for number in both.numbers:
         assert slurm.wait(number, {"COMPLETED", "FAILED"})["JobState"] == "COMPLETED", both.text
@@ -182,7 +182,13 @@ def test_what_sbatch_refuses_is_one_message_and_leaves_nothing(train, tmp_path):
 
 
 def test_an_array_of_workers_finishes_a_sweep(slurm, fashion_root, tmp_path):
-    words = ["sweep=rho", "optimizer.rho=0.02,0.05,0.1,0.2", "train.epochs=20st", f"run.root={tmp_path}/runs"]
+    words = [
+        "sweep=rho",
+        "optimizer.rho=0.02,0.05,0.1,0.2",
+        "train.epochs=20st",
+        "data.backend=folder",
+        f"run.root={tmp_path}/runs",
+    ]
     words += [word for word in SMALL if not word.startswith(("optimizer=", "train.e"))]
     workers = Submission(
         slurm, *words, f"paths.fashion_mnist={fashion_root}", *ONE, "launcher.workers=2", script="scripts/sweep.py"
