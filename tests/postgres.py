@@ -27,7 +27,12 @@ class Server:
         """As the server's user, whose output goes to a file: the server would keep a pipe open."""
         with (self._folder / "commands.log").open("ab") as log:
             code = subprocess.run(
-                [str(self._programs / words[0]), *words[1:]], user=USER, cwd=self._folder, stdout=log, stderr=log, timeout=60
+                [str(self._programs / words[0]), *words[1:]],
+                user=USER,
+                cwd=self._folder,
+                stdout=log,
+                stderr=log,
+                timeout=60,
             ).returncode
         assert code == 0, (self._folder / "commands.log").read_text()
 
@@ -38,7 +43,9 @@ class Server:
 
     def start(self) -> None:
         options = f"-h 127.0.0.1 -p {self.port} -k {self._folder}"
-        self._run("pg_ctl", "-D", f"{self._folder}/data", "-w", "-l", f"{self._folder}/server.log", "-o", options, "start")
+        self._run(
+            "pg_ctl", "-D", f"{self._folder}/data", "-w", "-l", f"{self._folder}/server.log", "-o", options, "start"
+        )
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", f"{self._folder}/data", "-m", "fast", "-w", "stop")

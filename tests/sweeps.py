@@ -14,7 +14,13 @@ from gsam.sweep.study import Ledger, open_study
 # For the paper's experiments: another data set and network, everything else theirs.
 MINIATURE = (
     *("data=fashion_mnist", "data.backend=folder", "data.workers=0", "data.limit_train=400", "data.limit_eval=101"),
-    *("model=small_convnet", "augment=fashion_mnist", "train.loss=softmax", "train.batch_size=64", "train.precision=fp32"),
+    *(
+        "model=small_convnet",
+        "augment=fashion_mnist",
+        "train.loss=softmax",
+        "train.batch_size=64",
+        "train.precision=fp32",
+    ),
 )
 
 

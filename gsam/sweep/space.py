@@ -74,6 +74,7 @@ def parse(key: str, text: str) -> Axis | None:
     values = [each.text if isinstance(each, QuotedString) else each for each in found.sweep_iterator()]
     if any(isinstance(each, (list, dict)) for each in values):
         raise ValueError(f"{key}={text}: the values of an axis are numbers or words, no lists")
+    values = [float(f"{each:.12g}") if isinstance(each, float) else each for each in values]  # of range(0.1,0.4,0.1)
     return Choices(tuple(dict.fromkeys(values)))
 
 

@@ -46,7 +46,9 @@ def test_a_lost_trial_is_started_again_by_one_worker_and_given_up_after_two_retr
         lost = dead.take()
         assert (lost.ordinal, lost.attempt) == (0, attempt) and lost.point.settings == ["optimizer.rho=0.1"]
         die(dead, one)
-        with pytest.raises(UpdateFinishedTrialError):  # it was only standing still: it hears of it, and cannot tell a value
+        with pytest.raises(
+            UpdateFinishedTrialError
+        ):  # it was only standing still: it hears of it, and cannot tell a value
             dead.beat(lost.trial)
         dead.complete(lost.trial, 0.9)
     rest = [one.take(), two.take()]

@@ -1,0 +1,108 @@
+"""What a worker knows of one training: its share of the machine, who writes its folder, what it said last."""
+
+import fcntl
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gsam.sweep.training import Share, evaluations, last_words, shares, start, writer
+
+
+def test_gpus_are_dealt_out_evenly_and_shared_where_they_are_fewer_than_trials(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    four = ["0", "1", "2", "5"]
+    assert shares(1, four, None) == [Share(tuple(four))]
+    assert [share.gpus for share in shares(2, four, None)] == [("0", "1"), ("2", "5")]
+    assert [share.gpus for share in shares(3, four, None)] == [("0",), ("1",), ("2",)]
+    assert [share.gpus for share in shares(3, ["0", "1"], None)] == [("0",), ("1",), ("0",)]
+    assert [share.gpus for share in shares(2, four, 1)] == [("0",), ("1",)]
+    assert shares(2, [], None) == [Share((), frozenset({0, 2, 4, 6})), Share((), frozenset({1, 3, 5, 7}))]
+    with pytest.raises(ValueError, match="sweep.jobs=3 times sweep.gpus=2 are 6 GPUs; visible: 4"):
+        shares(3, four, 2)
+
+
+def test_a_training_sees_its_share_only(tmp_path, monkeypatch):
+    cores = sorted(os.sched_getaffinity(0))
+    code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], sorted(os.sched_getaffinity(0)))"
+    monkeypatch.setattr("gsam.sweep.training.training_command", lambda words, gpus: [sys.executable, "-c", code])
+    assert start([], Share(("3",), frozenset(cores[:1])), tmp_path / "logs" / "log").wait() == 0
+    assert (tmp_path / "logs" / "log").read_text() == f"3 {cores[:1]}\n"
+
+
+def test_a_training_gets_sigterm_when_its_worker_is_killed(tmp_path, monkeypatch):
+    code = (
+        "import signal, sys, time, pathlib;"
+        "signal.signal(15, lambda *_: (pathlib.Path(sys.argv[1]).write_text('asked'), sys.exit()));"
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    monkeypatch.setattr(
+        "gsam.sweep.training.training_command", lambda words, gpus: [sys.executable, "-c", code, *words]
+    )
+
+    def worker():
+        start([str(tmp_path / "end")], Share(), tmp_path / "log")
+        time.sleep(60)
+
+    process = multiprocessing.get_context("fork").Process(target=worker)
+    process.start()
+    _until(lambda: (tmp_path / "log").exists() and "ready" in (tmp_path / "log").read_text())
+    process.kill()
+    _until((tmp_path / "end").exists)
+    process.join()
+
+
+def _until(happened):
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_who_writes_a_run_folder_is_asked_without_taking_the_lock(tmp_path):
+    assert writer(tmp_path / "nowhere") is None
+    (tmp_path / ".lock").touch()
+    assert writer(tmp_path) is None
+    code = (
+        "import fcntl, sys; f = open(sys.argv[1], 'a+'); fcntl.lockf(f, fcntl.LOCK_EX);"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        assert writer(tmp_path) == other.pid
+        other.stdin.close()
+        other.wait()
+    assert writer(tmp_path) is None
+    with (tmp_path / ".lock").open("a+") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_evaluations_are_those_of_the_average_where_there_is_one(tmp_path):
+    measured = [(5, "raw", 0.1), (5, "ema", 0.2), (9, "raw", 0.3)]
+    rows = [{"kind": "eval", "step": step, "weights": weights, "top1": top1} for step, weights, top1 in measured]
+    rows.insert(0, {"kind": "train", "step": 5})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "ev')
+    assert [row["top1"] for row in evaluations(tmp_path)] == [0.2, 0.3]
+    assert evaluations(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "starting\nerror: the configuration has 1 problem:\n  - x: y\n",
+            "error: the configuration has 1 problem: - x: y",
+        ),
+        ("Traceback\n  File\nRuntimeError: boom\n", "RuntimeError: boom"),
+        ("", "no output"),
+    ],
+)
+def test_the_reason_of_a_failure_is_what_the_training_said_last(text, words, tmp_path):
+    (tmp_path / "log").write_text(text)
+    assert last_words(tmp_path / "log") == words
