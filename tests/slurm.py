@@ -52,8 +52,10 @@ JobRequeue=0
 KillWait=20
 SlurmdTimeout=10
 SlurmdParameters=config_overrides
-NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=4000 State=UNKNOWN
-NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=4000 State=UNKNOWN
+GresTypes=gpu
+NodeName=DEFAULT CPUs=4 RealMemory=4000 Gres=gpu:2 State=UNKNOWN
+NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]}
+NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -133,6 +135,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         numbers = [each.getsockname()[1] for each in sockets]
         (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, ports=numbers))
         ports.close()
+        (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")  # as good as any
         slurm = Cluster(folder)
         (folder / "state").mkdir()
         key = folder / "munge.key"

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+THIS_NODE = "--this-node"  # gsam.launch.nodes
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 
 
@@ -18,6 +19,7 @@ def command(words: Sequence[str], processes: int) -> list[str]:
     """A script and its arguments, with `processes` ranks on each host of this Slurm job, or on this host."""
     if int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) > 1:
         return [sys.executable, "-m", "gsam.launch.nodes", str(max(1, processes)), *words]
-    if processes > 1:
-        return [sys.executable, "-m", "gsam.launch", "--standalone", f"--nproc-per-node={processes}", *words]
-    return [sys.executable, *words]
+    if processes <= 1:
+        return [sys.executable, *words]
+    module = ["gsam.launch.nodes", THIS_NODE] if "SLURM_JOB_ID" in os.environ else ["gsam.launch"]
+    return [sys.executable, "-m", *module, "--standalone", f"--nproc-per-node={processes}", *words]

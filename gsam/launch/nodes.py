@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 
 from gsam.cli import SIGNALS
+from gsam.launch.allocation import THIS_NODE
 from gsam.launch.child import run as run_child
 from gsam.launch.supervise import run as supervised
 
-HERE = "--this-node"
 ANSWER_S = 60  # for a node to start a task
 
 
@@ -38,11 +38,11 @@ def run(processes: int, words: Sequence[str]) -> int:
         f"--nnodes={nodes}", f"--nproc-per-node={processes}", "--rdzv-backend=c10d",
         f"--rdzv-id={os.environ['SLURM_JOB_ID']}-{secrets.token_hex(4)}", f"--rdzv-endpoint={_address(first)}:{port}",
     ]  # fmt: skip
-    return run_child([*srun, sys.executable, "-m", "gsam.launch.nodes", HERE, *torchrun, *words], SIGNALS)[0]
+    return run_child([*srun, sys.executable, "-m", "gsam.launch.nodes", THIS_NODE, *torchrun, *words], SIGNALS)[0]
 
 
 def run_here(torchrun: Sequence[str]) -> int:
-    """This node's part, a task of srun."""
+    """This node's part: a task of srun, or all there is in a job of one node."""
     # Slurm's SIGTERM and srun's SIGUSR1 reach every process of a node. torchrun, which inherits this, would kill its ranks 30 s
     # after the one, however long the cluster's grace time is, and die of the other.
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -72,4 +72,4 @@ def _output(*words: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_here(sys.argv[2:]) if sys.argv[1] == HERE else run(int(sys.argv[1]), sys.argv[2:]))
+    sys.exit(run_here(sys.argv[2:]) if sys.argv[1] == THIS_NODE else run(int(sys.argv[1]), sys.argv[2:]))

@@ -164,12 +164,16 @@ def test_a_time_limit_before_the_first_checkpoint_does_not_repeat_for_ever(slurm
 
 
 def test_every_combination_of_a_multirun_is_a_job_of_its_own(slurm, train, tmp_path):
-    words = ["train.max_steps=3", "optimizer=vanilla,sam", f"run.root={tmp_path}"]
-    both = train("-m", *SMALL, *words, *ONE, "launcher.setup=['export GREETING=hello']", "launcher.extra.mem=500")
+    words = ["train.max_steps=3", "optimizer=vanilla,sam", "data.backend=folder", f"run.root={tmp_path}"]
+    asked = ["launcher.gpus_per_node=2", "launcher.cpus_per_node=2", "launcher.extra.mem=500"]
+    both = train("-m", *SMALL, *words, *ONE, *asked, "launcher.setup=['export GREETING=hello']")
     assert both.code == 0 and len(both.numbers) == 2, both.text
     for number in both.numbers:
         assert slurm.wait(number, {"COMPLETED", "FAILED"})["JobState"] == "COMPLETED", both.text
-        assert slurm.job(number)["MinMemoryNode"] == "500M"
+        job = slurm.job(number)
+        assert (job["MinMemoryNode"], job["TresPerNode"], job["CPUs/Task"]) == ("500M", "gres:gpu:2", "2")
+    logs = [path.read_text() for path in tmp_path.glob("quickstart/*/slurm/*.out")]
+    assert len(logs) == 2 and all("2 rank(s)" in log for log in logs)
     scripts = [path.read_text() for path in tmp_path.glob("quickstart/*/slurm/*_submission.sh")]
     assert len(scripts) == 2 and all("\nexport GREETING=hello\n" in text for text in scripts)
 

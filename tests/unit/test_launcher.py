@@ -64,13 +64,16 @@ def test_times(text, minutes):
 
 
 def test_one_training_on_what_is_at_hand(monkeypatch):
-    monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
+    for key in ("SLURM_JOB_NUM_NODES", "SLURM_JOB_ID"):
+        monkeypatch.delenv(key, raising=False)
     plain = [str(TRAIN), "optimizer=sam"]
     assert training_command(["optimizer=sam"], 0) == training_command(["optimizer=sam"], 1) == [sys.executable, *plain]
     supervised = [sys.executable, "-m", "gsam.launch", "--standalone", "--nproc-per-node=4", *plain]
     assert training_command(["optimizer=sam"], 4) == supervised
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
-    assert training_command(["optimizer=sam"], 4) == supervised
+    assert training_command(["optimizer=sam"], 4)[2:] == ["gsam.launch.nodes", "--this-node", *supervised[3:]]
+    assert training_command(["optimizer=sam"], 1) == [sys.executable, *plain]
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     assert training_command(["optimizer=sam"], 4) == [sys.executable, "-m", "gsam.launch.nodes", "4", *plain]
 
