@@ -48,6 +48,15 @@ class Host:
         """state: up or down, of its only cable."""
         ip("-n", self.space, "link", "set", self.device, state)
 
+    @contextmanager
+    def only_knows(self, lines: str) -> Iterator[None]:
+        """Other names in /etc/hosts of the processes that are started meanwhile."""
+        names = Path("/etc/netns", self.space, "hosts")
+        before = names.read_text()
+        names.write_text(f"127.0.0.1 localhost\n{lines}\n")
+        yield
+        names.write_text(before)
+
 
 def ip(*words: str) -> str:
     return subprocess.run(["ip", *words], stdout=subprocess.PIPE, text=True, check=True).stdout

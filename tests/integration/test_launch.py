@@ -1,0 +1,139 @@
+"""scripts/launch.py on one host: whatever is asked or killed, nothing is left behind, and the same command continues."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from gsam.train.checkpoint import read
+from scripts.resume_check import differences, family, kill_all
+from tests.integration.test_faults import SMALL, settings
+from tests.integration.test_leaving import start
+from tests.processes import finish, last_line, training, until, until_step
+from tests.unit.test_launch import gone
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+TWO = [*SMALL, "train.epochs=120st", "data.backend=folder", "data.workers=1"]
+LAUNCH = ("scripts/launch.py", "--standalone", "--nproc-per-node=2")
+
+
+@pytest.fixture(scope="module")
+def whole(fashion_root, tmp_path_factory):
+    """A run of plain torchrun, left alone."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert finish(settings(TWO, folder / "run", fashion_root), folder / "log", world=2) == 0
+    return folder / "run"
+
+
+def supervised(words, folder, log, step, *options):
+    """(supervisor, torchrun, its ranks, everything) at this step."""
+    process = start([*LAUNCH, *options, "train.py", *words], log)
+    try:
+        until_step(folder, step, process, log)
+    except BaseException:
+        kill_all(process)
+        raise
+    supervisor, agent, *rest = family(process.pid)
+    return process, agent, rest[:2], [supervisor, agent, *rest]
+
+
+def test_asked_or_killed_it_leaves_nothing_behind_and_continues(whole, fashion_root, tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    words = settings(TWO, folder, fashion_root)
+    # Each signal, and with restarts allowed: torchrun must not start the ranks again that left when they were asked to.
+    for number, step, options in (
+        (signal.SIGTERM, 7, ["--max-restarts=3"]),
+        (signal.SIGUSR1, 20, []),
+        (signal.SIGINT, 33, []),
+    ):
+        process, _, _, pids = supervised(words, folder, log, step, *options)
+        os.killpg(process.pid, number)  # as Ctrl-C in a terminal
+        assert process.wait(60) == 75, log.read_text()[-3000:]
+        assert not any(map(alive, pids)) and "saved, the same command continues" in last_line(log)
+        assert "Error" not in log.read_text()
+    for victims, step in (("supervisor", 50), ("torchrun", 65), ("both", 80)):
+        process, agent, _, pids = supervised(words, folder, log, step)
+        for pid in {"supervisor": [process.pid], "torchrun": [agent], "both": [process.pid, agent]}[victims]:
+            os.kill(pid, signal.SIGKILL)
+        assert process.wait(60) == (137 if victims == "torchrun" else -9)
+        assert all(gone(pid) for pid in pids), victims
+        assert "saved, the same command continues" in log.read_text().split("continuing at step")[-1], victims
+        assert step <= read(folder / "checkpoints" / "last.pt")["step"] < 120
+    process, _, ranks, pids = supervised(words, folder, log, 95)
+    os.kill(ranks[1], signal.SIGKILL)
+    assert process.wait(60) == 1 and not any(map(alive, pids))
+    assert start([*LAUNCH, "train.py", *words], log).wait(120) == 0
+    assert differences(whole, folder) == [] and (folder / "DONE").exists()
+
+
+def alive(pid):
+    return not gone(pid, 0)
+
+
+def test_a_rank_of_plain_torchrun_leaves_when_torchrun_is_killed(fashion_root, tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    with training(settings(TWO, folder, fashion_root), log, world=2) as process:
+        until_step(folder, 14, process, log)
+        pids = family(process.pid)
+        process.kill()
+        process.wait()
+        assert all(gone(pid) for pid in pids)
+    assert last_line(log).endswith("saved, the same command continues")
+
+
+@pytest.mark.parametrize("what", ["torch.distributed.run", "train.py"])
+def test_a_signal_before_there_is_anything_to_save(what, fashion_root, tmp_path):
+    """While torchrun itself starts, and while its ranks do."""
+    log = tmp_path / "log"
+    process = start([*LAUNCH, "train.py", *settings(TWO, tmp_path / "run", fashion_root)], log)
+    try:
+        until(lambda: any(runs(pid, what) for pid in family(process.pid)[1:]), process, log)
+        pids = family(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 75 and not any(map(alive, pids)), log.read_text()
+        assert "Traceback" not in log.read_text()
+    finally:
+        kill_all(process)
+
+
+def runs(pid, what):
+    """Whether this is `python … what …`, apart from torchrun's own arguments."""
+    try:
+        return what in Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:4]
+    except OSError:  # ended meanwhile
+        return False
+
+
+SCRIPT = """
+import os, sys
+code, rank = int(sys.argv[1]), os.environ["RANK"]
+sys.exit(code if rank == "1" else 0)
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_any_script_can_be_launched(code, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    process = start([*LAUNCH, str(tmp_path / "script.py"), str(code)], tmp_path / "log")
+    assert process.wait(60) == (1 if code else 0)  # torchrun's
+
+
+def test_a_job_of_a_sweep_ends_with_the_sweep(fashion_root, tmp_path):
+    log, root = tmp_path / "log", tmp_path / "runs"
+    words = [
+        *SMALL,
+        "optimizer=vanilla,sam",
+        "train.epochs=4000st",
+        f"run.root={root}",
+        f"paths.fashion_mnist={fashion_root}",
+    ]
+    process = start(["train.py", "-m", *words], log)
+    try:
+        until(lambda: list(root.glob("quickstart/*/checkpoints/last.pt")), process, log)
+        pids = family(process.pid)
+        process.kill()
+        assert all(gone(pid) for pid in pids) and len(pids) > 1
+        assert last_line(log).endswith("saved, the same command continues")
+    finally:
+        kill_all(process)
