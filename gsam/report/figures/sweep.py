@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.tri import Triangulation
 
 from .panels import COLOURS, DASHES, MARKERS, line_legend, title
 from .theory_style import plain
@@ -122,14 +123,21 @@ def _is_number(at: Any) -> bool:
     return isinstance(at, (int, float)) and not isinstance(at, bool)
 
 
+def _is_logarithmic(places: Sequence[float]) -> bool:
+    """Whether the places span much, and most are at the low end."""
+    low, high = min(places), max(places)
+    return low > 0 and high / low >= WIDE and float(np.median(places)) < (low + high) / 4
+
+
 def _scale(panel: Axes, which: str, places: Sequence[float]) -> None:
-    """Logarithmic where the places span much; their numbers below the axis where they are few."""
-    low, high, axis = min(places), max(places), getattr(panel, f"{which}axis")
-    if low > 0 and high / low >= WIDE:
+    """Their numbers below the axis where they are few."""
+    axis = getattr(panel, f"{which}axis")
+    if _is_logarithmic(places):
         getattr(panel, f"set_{which}scale")("log")
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     if len(set(places)) <= FEW:
         axis.set_major_locator(FixedLocator(sorted(set(places))))
-        axis.set_minor_locator(NullLocator())
+    axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))
 
 
@@ -155,14 +163,16 @@ def _surface(panel: Axes, rows: Sequence[Row], keys: Sequence[str], norm: Normal
             list(map(_value, ranked or done)),
         )
         if len(ranked) >= 4 and len(set(xs)) > 2 and len(set(ys)) > 2:
-            panel.tricontourf(xs, ys, values, levels=16, cmap=cmap, norm=norm, alpha=0.75)
+            # Neighbours are those that are near each other in the picture.
+            near = Triangulation(*(np.log(at) if _is_logarithmic(at) else at for at in (xs, ys))).triangles
+            panel.tricontourf(Triangulation(xs, ys, near), values, levels=16, cmap=cmap, norm=norm, alpha=0.75)
         mappable = panel.scatter(xs, ys, c=values, cmap=cmap, norm=norm, edgecolors="white", s=48, zorder=3)
         if stopped := [row for row in done if row["state"] == "pruned"]:
             panel.scatter(*zip(*(_spot(row, keys) for row in stopped), strict=True), marker="x", label="pruned",
                           c=list(map(_value, stopped)), cmap=cmap, norm=norm, s=30, zorder=2)  # fmt: skip
         if first is not None:
             panel.plot(*_spot(first, keys), "*", color="white", mec="black", ms=15, zorder=4, label="best", ls="none")
-        panel.legend(fontsize=8, loc="upper right")
+        panel.legend(fontsize=8, loc="upper right", framealpha=0.6)
         for which, places in (("x", xs), ("y", ys)):
             _scale(panel, which, places)
     panel.figure.colorbar(mappable, ax=panel, label=unit(rows[0]["metric"]))
