@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from gsam.cli import CONFIGS
 from gsam.eval.subject import Subject
 from gsam.export import hub
 from gsam.export.recipe import Recipe
@@ -98,7 +99,7 @@ def _results(rows: list[dict], run: Run | None, subject: Subject) -> str:
 def _use(subject: Subject, described: dict[str, Any], name: str) -> str:
     arguments = {"num_classes": subject.num_classes, **described.get("model_args", {})}
     classes = {key: f'timm.layers.get_act_layer("{layer}")' for key, layer in hub.not_by_name(described).items()}
-    listed = ", ".join(f"{key}={classes.get(key) or repr(value)}" for key, value in arguments.items())
+    listed = ",\n    ".join(f"{key}={classes.get(key) or repr(value)}" for key, value in arguments.items())
     extra = "".join(f", {key}={text}" for key, text in classes.items())
     notes = [f"Pictures: {subject.preprocess.text()}. timm's transform from config.json does the same: equal pixels."]
     if classes:
@@ -126,7 +127,9 @@ logits = model(transform(Image.open("picture.jpg").convert("RGB"))[None])
 
 # The same by its name; the transform is in the pretrained_cfg.
 model = timm.create_model(
-    "{described["architecture"]}", checkpoint_path="{name}/model.safetensors", {listed},
+    "{described["architecture"]}",
+    checkpoint_path="{name}/model.safetensors",
+    {listed},
     pretrained_cfg_overlay=json.loads(Path("{name}/config.json").read_text())["pretrained_cfg"],
 ).eval()
 ```
@@ -157,16 +160,14 @@ def _commands(recipe: Recipe, subject: Subject) -> str:
         train = "# no command line gives this configuration any more: run/config.yaml has it"
     else:
         train = f"python train.py {' '.join(map(shlex.quote, recipe.command))}"
-    sets = "fashion_mnist" if subject.run.data.name == "fashion_mnist" else "imagenet"
-    run = "runs/{experiment}/{config_hash}@{weights}".format(**subject.facts)
-    return f"""\
-## Commands
-
-```bash
-{train}
-python evaluate.py weights={run} evalset={sets}
-python evaluate.py weights=model.safetensors evalset={sets}       # this folder's file: the same numbers
-```"""
+    data, run = subject.run.data.name, "runs/{experiment}/{config_hash}@{weights}".format(**subject.facts)
+    lines = [train]
+    if (CONFIGS / "evalset" / f"{data}.yaml").is_file():
+        lines.append(f"python evaluate.py weights={run} evalset={data}")
+        lines.append(
+            f"python evaluate.py weights=model.safetensors evalset={data}       # this folder's file: the same numbers"
+        )
+    return "## Commands\n\n```bash\n" + "\n".join(lines) + "\n```"
 
 
 def _provenance(subject: Subject, run: Run | None, digest: str) -> str:

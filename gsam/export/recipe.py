@@ -40,7 +40,7 @@ def read_recipe(run: Run) -> Recipe:
         else:
             source = "this run"
         settings.append((key, value, source))
-    return Recipe(settings, _command(experiment, ours))
+    return Recipe(settings, _command(experiment, theirs, ours))
 
 
 def _settled(words: list[str]) -> dict[str, Any]:
@@ -48,16 +48,18 @@ def _settled(words: list[str]) -> dict[str, Any]:
     return deciding(as_dict(read_composed(compose([forced(word) for word in [*words, "run.experiment=card"]]))))
 
 
-def _command(experiment: str | None, wanted: dict[str, Any]) -> list[str] | None:
-    words = [f"experiment={experiment}"] if experiment else []
+def _command(experiment: str | None, theirs: dict[str, Any], wanted: dict[str, Any]) -> list[str] | None:
+    """theirs: what the experiment alone settles to."""
+    words, groups = [f"experiment={experiment}"] if experiment else [], []
     try:
-        found = _settled(words)
+        found = theirs or _settled(words)
         for group in GROUPS:
             if found.get(f"{group}.name") != wanted.get(f"{group}.name") and (choice := _choice(group, wanted)):
-                words.append(f"{group}={choice}")
-        found = _settled(words)
-        words += [f"{key}={_text(value)}" for key, value in wanted.items() if not same(found.get(key), value)]
-        found = _settled(words)
+                groups.append(f"{group}={choice}")
+        found = _settled([*words, *groups]) if groups else found
+        keys = [f"{key}={_text(value)}" for key, value in wanted.items() if not same(found.get(key), value)]
+        words += [*groups, *keys]
+        found = _settled(words) if keys else found
     except ValueError:
         return None
     agree = found.keys() == wanted.keys() and all(same(found[key], value) for key, value in wanted.items())
