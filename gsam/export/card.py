@@ -160,7 +160,10 @@ def _commands(recipe: Recipe, subject: Subject) -> str:
         train = "# no command line gives this configuration any more: run/config.yaml has it"
     else:
         train = f"python train.py {' '.join(map(shlex.quote, recipe.command))}"
-    data, run = subject.run.data.name, "runs/{experiment}/{config_hash}@{weights}".format(**subject.facts)
+    data, place = subject.run.data.name, "runs/{experiment}/{config_hash}"
+    if subject.facts["checkpoint"] != "last.pt":
+        place += "/checkpoints/{checkpoint}"
+    run = (place + "@{weights}").format(**subject.facts)
     lines = [train]
     if (CONFIGS / "evalset" / f"{data}.yaml").is_file():
         lines.append(f"python evaluate.py weights={run} evalset={data}")
