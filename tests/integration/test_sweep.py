@@ -174,6 +174,28 @@ def test_asked_to_leave_it_puts_its_trials_back_and_the_same_command_continues(n
         assert [row["step"] for row in rows(each, "eval")] == list(range(5, 61, 5))
 
 
+def test_a_worker_that_stands_still_loses_its_trial_and_nothing_is_trained_twice(tmp_path, fashion_root):
+    """Its training goes on meanwhile: the worker that takes over waits for the run folder's lock."""
+    root, one, two = tmp_path / "runs", tmp_path / "one.log", tmp_path / "two.log"
+    command = ["sweep=rho", f"run.root={root}", "optimizer.rho=choice(0.02)", "sweep.grace_s=3", *SMALL, "train.epochs=800st", "train.eval_every=100st",
+               f"paths.fashion_mnist={fashion_root}"]  # fmt: skip
+    with sweeping(command, one) as still, sweeping(command, two) as other:
+        until(lambda: list(root.glob("quickstart/*/checkpoints/last.pt")), other, two)
+        (process, log, taker, said) = (
+            (still, one, other, two) if "trial 0:" in one.read_text() else (other, two, still, one)
+        )
+        process.send_signal(signal.SIGSTOP)
+        try:
+            assert taker.wait(200) == 0, said.read_text()
+        finally:
+            process.send_signal(signal.SIGCONT)
+        assert process.wait(60) == 0, log.read_text()
+    assert "trial 0 (attempt 2)" in said.read_text() and "is still being written" in said.read_text()
+    assert "another worker has given it up for lost and continues it" in log.read_text()
+    (row,) = results(root)
+    assert (row["state"], row["attempts"]) == ("complete", 2) and _logs(root).count("small_convnet, 281,258") == 1
+
+
 def test_a_pruned_trial_ends_its_training_early(tmp_path, fashion_root):
     """Learning rates that learn, then one of next to nothing: at its second evaluation it is the worse one. (Halving sets its
     first stage by a trial that is complete, so that the second one is the first to be compared with.)"""

@@ -66,6 +66,20 @@ def test_no_trial_is_lost_or_doubled_when_workers_that_start_together_are_killed
     assert all(trial.state is TrialState.FAIL and trial.user_attrs.get(END) != FAILED for trial in others)
 
 
+@pytest.mark.parametrize("storage", ["sqlite"], indirect=True)
+def test_trials_that_were_put_back_are_taken_once_in_sqlite_too(storage, tmp_path):
+    """It has no row locks: with transactions that begin as readers two processes see one trial waiting, and both take it."""
+    words, claims = [*storage[0], "optimizer.rho=range(1,21)"], tmp_path / "claims"
+    claims.mkdir()
+    ledger = ledger_of(plan_of(tmp_path, *words))
+    for taken in [ledger.take() for _ in range(20)]:
+        ledger.put_back(taken.trial)
+    workers = [start(tmp_path, words, claims) for _ in range(4)]
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * 4 and len(list(claims.iterdir())) == 20
+
+
 @pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
 def test_a_database_that_is_away_for_a_while_is_waited_for(storage, tmp_path):
     """The worker's trial ends during the outage; it is told when the database is back, and its life is not doubted."""
