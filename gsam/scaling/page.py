@@ -17,8 +17,8 @@ HEAD = """\
 <!-- Written by scripts/scaling.py. Do not edit. -->
 # More GPUs: what they bring
 
-**Worked out, not measured on GPUs.** Counted: parameters, FLOPs, what a step sends. That is compared with the all-reduces of two
-real ranks, and with the bytes on the loopback device between two and four (within 1 %, TCP's headers included), by
+**Worked out, not measured on GPUs.** Counted: parameters, FLOPs, what a step sends. That is compared with the all-reduces of
+two real ranks, and with the bytes on the loopback device between two and four (within 1 %, TCP's headers included), by
 `tests/integration/test_scaling.py`. Measured: the loader, and what SAM and GSAM do to the weights, on a CPU
 ([benchmarks.md](benchmarks.md)). Everything else is stated in [bench/scaling.yaml](bench/scaling.yaml); assumptions are marked.
 With the speeds of your own GPUs: `python scripts/scaling.py --images-per-second vit_b32=9000 --out mine.md`.
