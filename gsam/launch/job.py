@@ -11,7 +11,7 @@ from pathlib import Path
 from gsam.cli import REQUEUE
 from gsam.launch.allocation import command
 from gsam.launch.child import run
-from gsam.launch.nodes import lost
+from gsam.launch.nodes import ANSWER_S, lost
 
 TIME_LIMIT = signal.SIGUSR2  # `--signal=B:USR2@<grace_s>`
 GIVEN_UP_S = 900  # after which Slurm surely has ended the jobs of a node that is gone (SlurmdTimeout, 300 by default)
@@ -36,16 +36,20 @@ class Job:
         before = self._checkpoints()
         words = [sys.executable, *self.words] if self.processes is None else command(self.words, self.processes)
         # SIGTERM comes when Slurm ends the job; all its processes get it, srun's tasks too.
-        code, seen = run(words, (TIME_LIMIT, signal.SIGTERM))
+        code, seen = run(words, (TIME_LIMIT, signal.SIGTERM, signal.SIGUSR1))
         if code == REQUEUE and _state() == "RUNNING":  # else Slurm has ended it: scancel, requeue or preemption
             if TIME_LIMIT in seen and self._checkpoints() == before:
                 _say("the time limit came before this start's first checkpoint: it ends here; give more launcher.time")
             else:
-                _say("left and saved; starting again")
-                subprocess.run(["scontrol", "requeue", job_id()], check=True)
+                _start_again("left and saved")
         elif code and not seen and lost():
-            _say("a node does not answer; waiting for Slurm to give it up and to start this job again")
-            time.sleep(GIVEN_UP_S)
+            _say("a node does not answer; waiting for it, or for Slurm to give it up and to start this job again")
+            deadline = time.monotonic() + GIVEN_UP_S
+            while lost():
+                if time.monotonic() > deadline:
+                    sys.exit(code)
+                time.sleep(ANSWER_S)
+            _start_again("it answers")
         if code:
             sys.exit(code)
 
@@ -60,6 +64,11 @@ def job_id() -> str:
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ["SLURM_JOB_ID"]
+
+
+def _start_again(why: str) -> None:
+    _say(f"{why}; starting again")
+    subprocess.run(["scontrol", "requeue", job_id()], check=True)
 
 
 def _state() -> str:

@@ -63,7 +63,7 @@ def _refuse_here() -> None:
 def _refuse_second(name: str, folder: Path) -> None:
     """Jobs submitted for this folder are known by their files in it."""
     query = ["squeue", "--noheader", f"--name={name}", "--format=%i %T"]
-    lines = subprocess.run(query, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    lines = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()  # what is wrong, sbatch will say
     for number, state in map(str.split, lines):
         if (folder / "slurm" / f"{number}_submission.sh").exists():
             raise ValueError(
@@ -79,6 +79,7 @@ def _submit(jobs: list[Job], name: str, logs: Path, settings: SlurmConfig) -> li
         from submitit.core.utils import FailedJobError, FailedSubmissionError
     except ImportError:
         raise ValueError("launcher=slurm needs submitit: pip install submitit") from None
+    _forget_this_job()
     # exec: the job's shell becomes Python, which so gets the signal that goes to the shell alone.
     executor = SlurmExecutor(folder=logs, python=f"exec {shlex.quote(sys.executable)}")
     options = settings.options
@@ -97,6 +98,13 @@ def _submit(jobs: list[Job], name: str, logs: Path, settings: SlurmConfig) -> li
             raise ValueError(
                 f"sbatch refuses the job: {error}; its options are launcher.* (docs/machines.md)"
             ) from None
+
+
+def _forget_this_job() -> None:
+    """Submitted from within a job, the new one would inherit what is said of this one: its array, its cores per task."""
+    if "SLURM_JOB_ID" in os.environ:
+        for key in [key for key in os.environ if key.startswith(("SLURM", "SRUN_")) and key != "SLURM_CONF"]:
+            del os.environ[key]
 
 
 @contextmanager
