@@ -270,6 +270,23 @@ def test_the_card_is_the_hubs_and_says_what_was_measured(exported, runs, picture
         assert (exported["resnet"] / "run" / name).read_bytes() == (runs["resnet"] / name).read_bytes()
 
 
+def test_robustness_is_on_the_card_and_other_weights_are_not(runs, tmp_path):
+    """Rows of two corruptions, as evaluate.py writes them; one of them also with the mirror image, one of other weights."""
+    run, ours = shutil.copytree(runs["resnet"], tmp_path / "run"), measured(runs["resnet"])
+    copy = {**ours, "evalset": "fashion_mnist_c", "origin": "generated", "severity": 3}
+    rows = [{**copy, "corruption": name, "top1": top1} for name, top1 in (("fog", 0.5), ("snow", 0.3))]
+    more = [{**rows[0], "flip_tta": True, "top1": 0.9}, {**ours, "weights": "raw", "top1": 0.1}]
+    with open(run / "results.jsonl", "a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in [*rows, *more]))
+    folder = export(WeightsConfig(weights=str(run)), tmp_path / "out")
+    kept = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert kept == [ours, *rows, more[0]]
+    card = ModelCard((folder / "README.md").read_text())
+    found = {(each.dataset_name, each.metric_name): each.metric_value for each in card.data.eval_results}
+    assert found["fashion_mnist_c (C-generated)", "Top-1 accuracy, %"] == 40.0 and len(found) == 4
+    assert "mean error 60.00 %" in card.text and "90.00" not in card.text
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_the_cards_training_command_is_the_run(name, exported, runs):
     """The same configuration, hence the same hash."""
