@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ examples:
   python scripts/sweep.py sweep=rho experiment=quickstart optimizer=sam optimizer.rho=0.02,0.05,0.1
   python scripts/sweep.py sweep=rho_alpha_search sweep.trials=50      Optuna's TPE with pruning
 
-sweep=<name> is a file of configs/sweep/: {names}
+sweep=<name> is a file of configs/sweep/: {names}.
 sweep.* are its keys. A key with several values (0.1,0.2  range(1,5)  interval(0.1,1)  tag(log, interval(1e-3,1))) is an axis.
 All others are train.py's, for every training. Trials are compared on the set that the trainings evaluate on; data.holdout=0.02
 takes a part of the training pictures for that.
@@ -31,7 +32,7 @@ def arguments() -> argparse.Namespace:
     files = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "configs" / "sweep").glob("*.yaml"))
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog=EPILOG.format(names=", ".join(files)),
+        epilog=EPILOG.format(names=textwrap.fill(", ".join(files), 86).replace("\n", "\n" + 42 * " ")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -86,7 +86,10 @@ def submit(sweep: Sweep, options: Sequence[str]) -> None:
     """An array of workers. Raises ValueError."""
     plan = sweep.plan
     assert sweep.launcher is not None
-    open_study(open_storage(plan.folder, plan.config.storage), plan)  # made once, before many come; or refused
+    if (
+        plan.folder.exists() or plan.config.storage
+    ):  # a study of this name may be another sweep's: the workers would all refuse
+        open_study(open_storage(plan.folder, plan.config.storage), plan)
     slurm.submit_workers(
         SCRIPT, [*sweep.words, *options], f"sweep-{plan.config.name}", plan.folder, plan.root, sweep.launcher
     )

@@ -146,27 +146,28 @@ def test_a_failed_trial_is_recorded_and_the_rest_of_two_experiments_is_done(tmp_
     assert "trial 0" not in log.read_text() and "failed: seed 0: exit code 2" in log.read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_asked_to_leave_it_puts_its_trials_back_and_the_same_command_continues(number, tmp_path, fashion_root):
+@pytest.mark.parametrize("to", ["worker", "training"])
+def test_asked_to_leave_it_puts_its_trials_back_and_the_same_command_continues(to, tmp_path, fashion_root):
+    """A scheduler may signal the worker, or all processes at once."""
     root, log = tmp_path / "runs", tmp_path / "log"
     words = [
         "optimizer.rho=0.02,0.05",
-        "train.epochs=60st",
         "sweep.jobs=2",
         *SMALL,
+        "train.epochs=60st",
         f"paths.fashion_mnist={fashion_root}",
     ]
     command = ["sweep=rho", f"run.root={root}", *words]
     with sweeping(command, log) as process:
         until(lambda: len(list(root.glob("quickstart/*/checkpoints/last.pt"))) == 2, process, log)
-        process.send_signal(number)
+        os.kill(process.pid if to == "worker" else trainings(root)[0], signal.SIGTERM)
         assert process.wait(60) == 75, log.read_text()
     assert log.read_text().splitlines()[-1] == "asked to leave; what was done is saved, the same command continues"
     assert trainings(root) == []
-    if number is not signal.SIGTERM:
-        return
     trials = ledger_of(plan_of(root, *words)).trials()
     assert [trial.state for trial in trials] == [TrialState.WAITING] * 2
+    if to == "training":
+        return
     assert sweep(command, log) == 0, log.read_text()
     assert [(row["state"], row["attempts"]) for row in results(root)] == [("complete", 1)] * 2
     assert _logs(root).count("continuing at step") == 2
@@ -177,8 +178,8 @@ def test_asked_to_leave_it_puts_its_trials_back_and_the_same_command_continues(n
 def test_a_worker_that_stands_still_loses_its_trial_and_nothing_is_trained_twice(tmp_path, fashion_root):
     """Its training goes on meanwhile: the worker that takes over waits for the run folder's lock."""
     root, one, two = tmp_path / "runs", tmp_path / "one.log", tmp_path / "two.log"
-    command = ["sweep=rho", f"run.root={root}", "optimizer.rho=choice(0.02)", "sweep.grace_s=3", *SMALL, "train.epochs=800st", "train.eval_every=100st",
-               f"paths.fashion_mnist={fashion_root}"]  # fmt: skip
+    command = ["sweep=rho", f"run.root={root}", "optimizer.rho=choice(0.02)", "sweep.grace_s=3", *SMALL, "train.epochs=800st",
+               "train.eval_every=100st", f"paths.fashion_mnist={fashion_root}"]  # fmt: skip
     with sweeping(command, one) as still, sweeping(command, two) as other:
         until(lambda: list(root.glob("quickstart/*/checkpoints/last.pt")), other, two)
         (process, log, taker, said) = (
