@@ -17,6 +17,7 @@ from scripts.resume_check import family
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 NODES = ("n1", "n2")
+PATIENCE_S = 240  # a training takes seconds, on a busy machine minutes
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost=localhost(127.0.0.1)
@@ -61,7 +62,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 class Unavailable(Exception):
-    """Why there can be no cluster here."""
+    """Why there can be no Slurm here."""
 
 
 def install() -> None:
@@ -79,7 +80,10 @@ def install() -> None:
 
 
 def _quiet(words: list[str], env: dict[str, str]) -> int:
-    return subprocess.run(words, env=env, capture_output=True, timeout=240).returncode
+    try:
+        return subprocess.run(words, env=env, capture_output=True, timeout=120).returncode
+    except subprocess.TimeoutExpired:
+        return 1
 
 
 class Cluster:
@@ -100,7 +104,7 @@ class Cluster:
         text = self("scontrol", "show", "job", "-o", number)
         return dict(word.partition("=")[::2] for word in text.split() if "=" in word)
 
-    def wait(self, number: str, states: set[str], seconds: float = 90) -> dict[str, str]:
+    def wait(self, number: str, states: set[str], seconds: float = PATIENCE_S) -> dict[str, str]:
         """Until the job is in one of the states."""
         until(lambda: self.job(number)["JobState"] in states, lambda: f"{self.job(number)}\n{self.logs()}", seconds)
         return self.job(number)
@@ -128,7 +132,7 @@ class Cluster:
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
-    """Raises Unavailable where Slurm cannot be installed or started."""
+    """Raises Unavailable where Slurm cannot be installed."""
     install()
     with ExitStack() as stack, ExitStack() as ports:
         sockets = [ports.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
@@ -149,11 +153,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         slurm("slurmctld", "-c")
         for name in NODES:
             slurm.start_node(name)
-        deadline = time.monotonic() + 30
-        while slurm("sinfo", "-h", "-o", "%D %T").split() != ["2", "idle"]:
-            if time.monotonic() > deadline:
-                raise Unavailable(f"the nodes do not become idle: {slurm('sinfo')}{slurm.logs()}")
-            time.sleep(0.1)
+        until(lambda: slurm("sinfo", "-h", "-o", "%D %T").split() == ["2", "idle"], slurm.logs)
         stack.callback(_end_jobs, slurm)
         yield slurm
 
@@ -178,7 +178,7 @@ def _kill_daemons(folder: Path) -> None:
             os.kill(int(file.read_text()), signal.SIGKILL)
 
 
-def until(happened: Callable[[], object], text: Callable[[], str], seconds: float = 90) -> None:
+def until(happened: Callable[[], object], text: Callable[[], str], seconds: float = PATIENCE_S) -> None:
     """Wait for it; else fail with the text."""
     deadline = time.monotonic() + seconds
     while not happened():

@@ -198,6 +198,6 @@ def test_an_array_of_workers_finishes_a_sweep(slurm, fashion_root, tmp_path):
         slurm, *words, f"paths.fashion_mnist={fashion_root}", *ONE, "launcher.workers=2", script="scripts/sweep.py"
     )
     for task in (0, 1):
-        end = slurm.wait(f"{workers.number}_{task}", {"COMPLETED", "FAILED"}, 150)
+        end = slurm.wait(f"{workers.number}_{task}", {"COMPLETED", "FAILED"})
         assert end["JobState"] == "COMPLETED", workers.text
     assert len(list(tmp_path.glob("runs/quickstart/*/DONE"))) == 4
