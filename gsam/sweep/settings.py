@@ -63,6 +63,8 @@ class SweepConfig:
     """of the last evaluation during training: top1 | top5 (highest wins), nll | ece (lowest wins)"""
     pruner: Pruner = Pruner.none
     """none | median | halving | hyperband: Optuna's, asked after each evaluation"""
+    prune_after: float = 0.25
+    """part of a trial's evaluations before which the pruner is not asked: those of the warm-up tell nothing"""
     name: str | None = None
     """of the study and of its folder below <run.root>/sweeps/; None: that of the file"""
     storage: str | None = None
@@ -86,6 +88,8 @@ class SweepConfig:
             yield f"sweep.trials={self.trials}: a grid has as many trials as points; leave it out"
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             yield f"sweep.seeds={self.seeds}: at least one, each once"
+        if not 0 <= self.prune_after < 1:
+            yield f"sweep.prune_after={self.prune_after}: must be in [0, 1)"
         if not self.grace_s > 0:
             yield f"sweep.grace_s={self.grace_s}: must be positive"
         if self.name is not None and (not self.name or "/" in self.name or self.name.startswith(".")):

@@ -127,7 +127,7 @@ def point_of(given: Mapping[str, Any], space: Mapping[str, Axes]) -> Point | Non
     names = {key: name(space, experiment, key) for key in keys}
     if experiment is None or not all(each in given for each in names.values()):
         return None
-    return Point(experiment, {key: given[each] for key, each in names.items()})
+    return Point(experiment, {key: _readable(keys[key], given[each]) for key, each in names.items()})
 
 
 def suggest(trial: Trial, space: Mapping[str, Axes]) -> Point:
@@ -141,7 +141,7 @@ def suggest(trial: Trial, space: Mapping[str, Axes]) -> Point:
         elif axis.whole:
             values[key] = trial.suggest_int(own, int(axis.low), int(axis.high), log=axis.log)
         else:
-            values[key] = trial.suggest_float(own, axis.low, axis.high, log=axis.log)
+            values[key] = _readable(axis, trial.suggest_float(own, axis.low, axis.high, log=axis.log))
     return Point(experiment, values)
 
 
@@ -149,6 +149,13 @@ def name(space: Mapping[str, Axes], experiment: str, key: str) -> str:
     """The study's parameter: a parameter has one range, so experiments that differ in it have one each."""
     same = len({axes[key] for axes in space.values() if key in axes}) == 1
     return key if same else f"{experiment}:{key}"
+
+
+def _readable(axis: Axis, value: Any) -> Scalar:
+    """Four digits of a number between two ends: the difference is nothing to a training, and people read these."""
+    if isinstance(axis, Choices) or axis.whole:
+        return value
+    return min(max(float(f"{value:.4g}"), axis.low), axis.high)
 
 
 def _ends(axis: Axis) -> Iterator[Scalar]:

@@ -198,8 +198,8 @@ def test_a_worker_that_stands_still_loses_its_trial_and_nothing_is_trained_twice
 
 
 def test_a_pruned_trial_ends_its_training_early(tmp_path, fashion_root):
-    """Learning rates that learn, then one of next to nothing: at its second evaluation it is the worse one. (Halving sets its
-    first stage by a trial that is complete, so that the second one is the first to be compared with.)"""
+    """Learning rates that learn, then one of next to nothing: after a quarter of its evaluations it is the worse one. (Halving
+    sets its first stage by a trial that is complete, so that the second one is the first to be compared with.)"""
     root, log = tmp_path / "runs", tmp_path / "log"
     command = ["sweep=rho", f"run.root={root}", "optimizer.rho=choice(0.02)", "base.lr=0.05,0.06,1e-9", "schedule.lr_min=0",
                "sweep.pruner=halving", *SMALL, "train.epochs=200st", f"paths.fashion_mnist={fashion_root}"]  # fmt: skip
@@ -207,5 +207,9 @@ def test_a_pruned_trial_ends_its_training_early(tmp_path, fashion_root):
     _, good, bad = results(root)
     assert (good["state"], bad["state"]) == ("complete", "pruned") and bad["value"] < good["value"]
     (stopped,) = [path.parent for path in root.glob("quickstart/*/.lock") if not (path.parent / "DONE").exists()]
-    assert steps_done(stopped) < 200 and "SIGTERM at step" in _logs(root) and list(stopped.glob("checkpoints/last.pt"))
+    assert (
+        50 <= steps_done(stopped) < 200
+        and "SIGTERM at step" in _logs(root)
+        and list(stopped.glob("checkpoints/last.pt"))
+    )
     assert "pruned" in log.read_text()

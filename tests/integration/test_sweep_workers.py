@@ -83,7 +83,8 @@ def test_trials_that_were_put_back_are_taken_once_in_sqlite_too(storage, tmp_pat
 @pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
 def test_a_database_that_is_away_for_a_while_is_waited_for(storage, tmp_path):
     """The worker's trial ends during the outage; it is told when the database is back, and its life is not doubted."""
-    from gsam.sweep.worker import Outcome, Worker
+    from gsam.sweep.attempt import Outcome
+    from gsam.sweep.worker import Worker
 
     class Nap:
         """An attempt without a training."""

@@ -6,6 +6,7 @@ import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from gsam.sweep.space import point_of
 from gsam.sweep.storage import open_storage
 from gsam.sweep.study import FAILED, LOST, RETRIES, ended, ordinals
 from tests.sweeps import ledger_of, plan_of
@@ -103,7 +104,9 @@ def test_more_trials_of_a_search_can_be_asked_for(tmp_path, words):
     search = [*words[:-1], "optimizer.rho=tag(log, interval(0.01, 1))", "sweep.sampler=random"]
     one = ledger_of(plan_of(tmp_path, *search, "sweep.trials=2"))
     taken = [one.take(), one.take()]
-    assert one.take() is None and all(0.01 <= each.point.values["optimizer.rho"] <= 1 for each in taken)
+    values = [each.point.values["optimizer.rho"] for each in taken]
+    assert one.take() is None and all(0.01 <= value <= 1 and value == float(f"{value:.4g}") for value in values)
+    assert [point_of(trial.params, one.plan.space) for trial in one.trials()] == [each.point for each in taken]
     assert ledger_of(plan_of(tmp_path, *search, "sweep.trials=3")).take().ordinal == 2
 
 
