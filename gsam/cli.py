@@ -88,7 +88,7 @@ def entry(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             rank = os.environ.get("RANK", "0")
             if rank == "0" or not isinstance(error, (SharedError, FloatingPointError)):
                 print(f"error{'' if rank == '0' else f' on rank {rank}'}: {error}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(exit_code(2))
         exit_code(0)
 
     return run

@@ -133,7 +133,7 @@ def patience() -> timedelta:
 def _own_store() -> dict[str, Any]:
     """After torchrun --max-restarts ranks would find the addresses of those that died: torchrun's store stays and torch 2.14
     uses the same keys again. On one node the number of the restart tells them apart. On several the numbers may differ: there
-    the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is needed."""
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is needed, which gsam.launch.supervise sets."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or os.environ.get("GROUP_WORLD_SIZE") != "1":
         return {}
     store, rank, world = next(rendezvous("env://"))

@@ -20,9 +20,10 @@ class Options:
         return self.nodes[0] < self.nodes[1]
 
     @property
-    def rendezvous_s(self) -> float:
-        """How long an agent may wait for others, with torchrun's defaults: join, then last call."""
-        return sum(float(self.rendezvous.get(key, s)) for key, s in (("join_timeout", 600), ("last_call_timeout", 30)))
+    def rendezvous_s(self) -> int:
+        """How long an agent may wait for others, with torchrun's defaults: for the endpoint, to join, for a last call."""
+        defaults = {"read_timeout": 60, "join_timeout": 600, "last_call_timeout": 30}
+        return sum(int(self.rendezvous.get(key, seconds)) for key, seconds in defaults.items())
 
 
 def read(arguments: Sequence[str]) -> Options:
@@ -34,8 +35,12 @@ def read(arguments: Sequence[str]) -> Options:
         parser.add_argument(*sorted(words), dest=name, default=default)
     given = vars(parser.parse_known_args(list(arguments))[0])
     fewest, _, most = (given["nnodes"] or "1").partition(":")
-    conf = dict(pair.split("=", 1) for pair in given["rdzv-conf"].replace(" ", "").split(",") if pair)
-    return Options(
-        (int(fewest), int(most or fewest)), int(given["max-restarts"] or 0), given["rdzv-backend"], given["rdzv-endpoint"],
-        conf, given["local-addr"],
-    )  # fmt: skip
+    pairs = (pair.partition("=") for pair in given["rdzv-conf"].replace(" ", "").split(",") if pair)
+    try:
+        nodes, restarts = (int(fewest), int(most or fewest)), int(given["max-restarts"] or 0)
+    except ValueError:
+        raise ValueError(
+            f"--nnodes={given['nnodes']} --max-restarts={given['max-restarts']}: numbers, as in --nnodes=2 or --nnodes=1:4"
+        ) from None
+    conf = {key: value for key, _, value in pairs}
+    return Options(nodes, restarts, given["rdzv-backend"], given["rdzv-endpoint"], conf, given["local-addr"])

@@ -19,7 +19,7 @@ def follow_agent() -> None:
 
 
 def exit_code(code: int, asked: int = 0) -> int:
-    """The code to exit with. asked: the signal that ended the work, if any.
+    """The code to exit with. asked: the signal that ended the work, if one did.
 
     Under a supervisor, which is told `code` by a note, a rank that leaves for good exits with 0: torchrun would start it again
     (--max-restarts) or report a failure. SIGTERM is torchrun's own word to ranks that it is about to start again.
@@ -30,4 +30,4 @@ def exit_code(code: int, asked: int = 0) -> int:
         (Path(os.environ[NOTES]) / str(os.getpid())).write_text(str(code))
     except OSError:  # no room, or a supervisor that has ended
         return code
-    return 0 if asked != signal.SIGTERM else code
+    return 0 if asked not in (0, signal.SIGTERM) else code

@@ -133,6 +133,8 @@ class _Supervisor:
             return REQUEUE
         if code == 0 or self.killed and codes == {0}:
             return 0
+        if failures := codes - {None, 0, REQUEUE}:
+            return max(failures)  # torchrun's is 1 for any
         return code if code > 0 else 128 - code
 
     def _clear(self) -> None:

@@ -82,6 +82,12 @@ def test_a_rank_of_plain_torchrun_leaves_when_torchrun_is_killed(fashion_root, t
     assert last_line(log).endswith("saved, the same command continues")
 
 
+def test_a_wrong_setting_has_the_exit_code_of_train_py(fashion_root, tmp_path):
+    words = [*settings(TWO, tmp_path / "run", fashion_root), "train.epoch=3"]
+    assert start([*LAUNCH, "train.py", *words], tmp_path / "log").wait(60) == 2
+    assert "train.epoch: unknown key; did you mean train.epochs?" in (tmp_path / "log").read_text()
+
+
 @pytest.mark.parametrize("what", ["torch.distributed.run", "train.py"])
 def test_a_signal_before_there_is_anything_to_save(what, fashion_root, tmp_path):
     """While torchrun itself starts, and while its ranks do."""

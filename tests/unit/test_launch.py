@@ -26,8 +26,10 @@ def test_torchruns_options_are_read_as_torchrun_reads_them(monkeypatch):
     words = "--nnodes 1:4 --max_restarts=3 --rdzv_backend c10d --rdzv-conf join_timeout=20,is_host=1"
     found = read([*words.split(), "train.py", "-m", "optimizer=sam,gsam", "--cfg", "job"])
     assert found == Options((1, 4), 3, "c10d", "", {"join_timeout": "20", "is_host": "1"}, "")
-    assert found.elastic and found.rendezvous_s == 20 + 30
+    assert found.elastic and found.rendezvous_s == 60 + 20 + 30
     assert read(["train.py"]) == Options((1, 1), 0, "", "", {}, "")
+    with pytest.raises(ValueError, match="--nnodes=two --max-restarts=: numbers, as in --nnodes=2 or --nnodes=1:4"):
+        read(["--nnodes=two", "train.py"])
     monkeypatch.setenv("PET_NNODES", "8")  # torchrun's own variables
     assert read(["train.py"]).nodes == (8, 8) and not read(["train.py"]).elastic
 
