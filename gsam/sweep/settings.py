@@ -66,7 +66,7 @@ class SweepConfig:
     prune_after: float = 0.25
     """part of a trial's evaluations before which the pruner is not asked: those of the warm-up tell nothing"""
     name: str | None = None
-    """of the study and of its folder below <run.root>/sweeps/; None: that of the file"""
+    """of the study and of its folder below <run.root>/sweeps/; None: that of the file, with experiment= also theirs"""
     storage: str | None = None
     """database URL; None: Optuna's journal in the folder"""
     jobs: int = 1
@@ -112,8 +112,9 @@ def read(words: Sequence[str]) -> tuple[SweepConfig, list[str]]:
     document = OmegaConf.load(FOLDER / f"{name}.yaml")
     assert isinstance(document, DictConfig)
     problems: list[str] = []
-    if "experiment" in given:
+    if "experiment" in given:  # of its own: another sweep than the file's
         document.experiments = given.pop("experiment").split(",")
+        name = "_".join([name, *(each.replace("/", "_") for each in document.experiments)])
     for key in [key for key in given if key.startswith("sweep.")]:
         OmegaConf.update(document, key.removeprefix("sweep."), yaml.safe_load(given.pop(key)), force_add=True)
     config: SweepConfig = fill(document, SweepConfig, problems, at="sweep.")

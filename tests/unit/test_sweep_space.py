@@ -15,6 +15,7 @@ from scripts import sweep as script
 from tests.sweeps import MINIATURE, plan_of
 
 ROOT = Path(__file__).parents[2]
+DOCS = (ROOT / "docs/sweeps.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,7 @@ EXPECTED = {  # trials, the axes of each experiment, and the paper's values of t
     "rho_alpha": (
         20, {"quickstart": {"optimizer.rho": [0.02, 0.05, 0.1, 0.2], "optimizer.alpha": [0.0, 0.05, 0.1, 0.2, 0.4]}}),
     "rho_alpha_search": (30, None),
+    "grid": (5, {"fig9": {"optimizer.alpha": [0.05, 0.1, 0.15, 0.2, 0.25]}}),
 }  # fmt: skip
 
 
@@ -70,8 +72,11 @@ def test_every_file_composes_and_all_its_points_pass_the_checks(name, tmp_path, 
     trials, axes = EXPECTED[name]
     first = (ROOT / "configs/sweep" / f"{name}.yaml").read_text().splitlines()[0]
     assert first.startswith(f"# python scripts/sweep.py sweep={name}")
-    plan = plan_of(tmp_path, *MINIATURE, f"paths.fashion_mnist={fashion_root}", sweep=name)
+    chosen = ["experiment=fig9"] if name == "grid" else []
+    plan = plan_of(tmp_path, *MINIATURE, *chosen, f"paths.fashion_mnist={fashion_root}", sweep=name)
     plan.check(1)
+    assert plan.folder == tmp_path / "sweeps" / ("grid_fig9" if chosen else name)
+    assert f"| `{name}`" in DOCS or f", `{name}` |" in DOCS
     assert plan.total == trials
     found = (
         {e: {key: list(axis.values) for key, axis in own.items()} for e, own in plan.space.items()} if axes else None
