@@ -37,8 +37,10 @@ def run(arguments: Sequence[str]) -> int:
     """torchrun with these arguments, in a process of its own (it adopts orphans and takes signals): the exit code.
 
     0: the ranks ended well. REQUEUE: they left when they were asked to, and saved; the same command continues. Otherwise that
-    of the failure.
+    of the failure. Raises ValueError for arguments or a system with which it cannot begin.
     """
+    if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+        raise ValueError("torchrun cannot be supervised here: that needs Linux's /proc/…/children; start torchrun itself")
     options = read(arguments)
     arguments, found = settle(arguments, options)
     with TemporaryDirectory(prefix="gsam-launch-") as notes:

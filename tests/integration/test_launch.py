@@ -10,6 +10,7 @@ from gsam.train.checkpoint import read
 from scripts.resume_check import differences, family, kill_all
 from tests.integration.test_faults import SMALL, settings
 from tests.integration.test_leaving import start
+from tests.integration.test_reproduce import MINIATURE
 from tests.processes import finish, last_line, training, until, until_step
 from tests.unit.test_launch import gone
 
@@ -125,21 +126,24 @@ def test_any_script_can_be_launched(code, tmp_path):
     assert process.wait(60) == (1 if code else 0)  # torchrun's
 
 
-def test_a_job_of_a_sweep_ends_with_the_sweep(fashion_root, tmp_path):
+STARTERS = {
+    "multirun": ["train.py", "-m", *SMALL, "optimizer=vanilla,sam", "run.root={root}"],
+    "reproduce": ["scripts/reproduce.py", "table6/decayed", "--runs={root}", "--no-hours", *MINIATURE, "data.limit_train=400",
+                  "schedule.warmup_steps=2", "train.save_every=20st"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("starter", STARTERS)
+def test_a_training_ends_with_what_started_it(starter, fashion_root, tmp_path):
     log, root = tmp_path / "log", tmp_path / "runs"
-    words = [
-        *SMALL,
-        "optimizer=vanilla,sam",
-        "train.epochs=4000st",
-        f"run.root={root}",
-        f"paths.fashion_mnist={fashion_root}",
-    ]
-    process = start(["train.py", "-m", *words], log)
+    words = [word.format(root=root) for word in STARTERS[starter]]
+    process = start([*words, "train.epochs=40000st", f"paths.fashion_mnist={fashion_root}"], log)
     try:
-        until(lambda: list(root.glob("quickstart/*/checkpoints/last.pt")), process, log)
+        until(lambda: list(root.rglob("checkpoints/last.pt")), process, log)
         pids = family(process.pid)
         process.kill()
         assert all(gone(pid) for pid in pids) and len(pids) > 1
+        process.wait()
         assert last_line(log).endswith("saved, the same command continues")
     finally:
         kill_all(process)
