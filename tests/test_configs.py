@@ -23,7 +23,7 @@ from tests.runs import rows, train
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-TRAIN_GROUPS = ("optimizer", "base", "schedule", "model", "augment", "debug", "launcher")
+TRAIN_GROUPS = ("optimizer", "base", "schedule", "model", "augment", "debug")
 
 
 def files(*groups):
