@@ -34,6 +34,8 @@ def test_files_and_choices_it_names_exist():
     for group, choices in re.findall(r"^\| `(\w+)` \| ((?:`[\w/<>]+` ?)+)", README, re.M):
         for choice in re.findall(r"`(\w+)`", choices):
             assert (ROOT / "configs" / group / f"{choice}.yaml").exists(), f"{group}={choice}"
+    for name in re.findall(r"\bsweep=(\w+)", README):
+        assert (ROOT / "configs" / "sweep" / f"{name}.yaml").exists(), name
     for name in re.findall(r"debug=(\w+)", README):
         assert (ROOT / "configs" / "debug" / f"{name}.yaml").exists(), name
 
