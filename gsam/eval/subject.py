@@ -112,7 +112,14 @@ def _run_subject(config: WeightsConfig, folder: Path, file: Path, which: Which) 
     network = replace(saved.model, init=None)
     model = build_model(network, num_classes=state["num_classes"], image_size=saved.augment.size, seed=saved.train.seed)
     model.load_state_dict(state["model" if which is Which.raw else "ema"])
-    facts = _run_facts(saved, json.loads((folder / "meta.json").read_text()), state)
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"weights={config.weights}: {folder / 'meta.json'} cannot be read ({error}); restore it from a copy of the run, or "
+            "give a copy of the checkpoint outside the run with network=<its network>"
+        ) from error
+    facts = _run_facts(saved, meta, state)
     facts |= {"weights": which.name, "checkpoint": file.name, "weights_hash": _digest(file)}
     out, layout = Path(config.out or folder), saved.train.channels_last
     preprocess = Preprocess.trained(saved.augment)

@@ -34,6 +34,7 @@ def export(config: WeightsConfig, out: Path, *, license: str | None = None, over
     an earlier export. `out` is whole or what it was before; before it appears, timm has loaded the folder and given the same
     logits. Raises ValueError for weights that cannot be read and for a folder in the way.
     """
+    out = out.resolve()  # of a link the folder behind it
     refuse(out, overwrite)
     subject = load_subject(config, Runtime(torch.device("cpu")))
     subject.model.to(memory_format=torch.contiguous_format)
@@ -54,7 +55,7 @@ def export(config: WeightsConfig, out: Path, *, license: str | None = None, over
                 write_atomic(place / RUN / name, (folder / name).read_bytes())
         hub.check_loads(place, subject)
         digest = hashlib.sha256(data).hexdigest()
-        text = model_card(subject, described, out.resolve().name, _shown(rows), run, recipe, digest)
+        text = model_card(subject, described, out.name, _shown(rows), run, recipe, digest)
         write_atomic(place / CARD, text)
     return out
 
@@ -67,6 +68,11 @@ def refuse(out: Path, overwrite: bool) -> None:
         raise ValueError(f"--out {out}: is there and is no earlier export; give a folder that is new or empty")
     if not overwrite:
         raise ValueError(f"--out {out}: holds an export; give another folder, or --overwrite to replace it")
+    if others := sorted({path.name for path in out.iterdir()} - {WEIGHTS, CONFIG, CARD, RESULTS, RUN}):
+        raise ValueError(
+            f"--out {out}: holds an export and {', '.join(others)}, which --overwrite would delete; export into a new folder "
+            "and copy its files here"
+        )
 
 
 def _folder_of_run(config: WeightsConfig) -> Path:

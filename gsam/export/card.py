@@ -170,7 +170,8 @@ def _commands(recipe: Recipe, subject: Subject) -> str:
         lines.append(
             f"python evaluate.py weights=model.safetensors evalset={data}       # this folder's file: the same numbers"
         )
-    return "## Commands\n\n```bash\n" + "\n".join(lines) + "\n```"
+    where = "In a checkout of gsam-imagenet, the project that trained it:"
+    return f"## Commands\n\n{where}\n\n```bash\n" + "\n".join(lines) + "\n```"
 
 
 def _provenance(subject: Subject, run: Run | None, digest: str) -> str:
@@ -179,6 +180,8 @@ def _provenance(subject: Subject, run: Run | None, digest: str) -> str:
     }
     facts["gradient evaluations, images"] = subject.facts.get("grad_evals")
     if run is not None:
+        if not run.done:
+            facts["training"] = "**not finished** when this was exported"
         facts |= {"trained with": _versions(run.meta), "trained on": run.meta.get("device"),
                   "training's commit": run.meta.get("git_hash")}  # fmt: skip
     facts |= {

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import runpy
 import shlex
@@ -260,7 +261,7 @@ def test_the_card_is_the_hubs_and_says_what_was_measured(exported, runs, picture
     ours = measured(runs["resnet"])
     assert (card.data.library_name, card.data.license, card.data.model_name) == ("timm", "apache-2.0", "resnet")
     found = {result.metric_name: result.metric_value for result in card.data.eval_results}
-    assert found["Top-1 accuracy, %"] == round(100 * ours["top1"], 3)
+    assert found["Top-1 accuracy, %"] == round(100 * ours["top1"], 3) and "not finished" not in card.text
     assert (
         measured(exported["resnet"]) == ours
         and f"{100 * ours['top1']:.2f}" in card.text
@@ -340,8 +341,46 @@ def test_an_export_is_replaced_only_when_asked_and_other_folders_never(exported,
     export(config, out, overwrite=True)
     assert json.loads((out / "config.json").read_text())["architecture"] == "test_resnet"
     assert [path.name for path in tmp_path.iterdir()] == ["vit"]
+    (tmp_path / "link").symlink_to(out)
+    export(WeightsConfig(weights=str(runs["vit"])), tmp_path / "link", overwrite=True)
+    assert json.loads((out / "config.json").read_text())["architecture"] == "test_vit"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "vit"]
     with pytest.raises(ValueError, match="is there and is no earlier export"):
         export(config, runs["vit"], overwrite=True)
+    (out / ".git").mkdir()  # a clone of the Hub's repository
+    with pytest.raises(
+        ValueError, match="holds an export and .git, which --overwrite would delete; export into a new folder"
+    ):
+        export(config, out, overwrite=True)
+    assert (out / ".git").is_dir()
+
+
+def test_a_run_that_is_not_finished_and_one_without_its_facts(runs, tmp_path):
+    run = shutil.copytree(runs["vit"], tmp_path / "run")
+    (run / "DONE").unlink()
+    text = (export(WeightsConfig(weights=str(run)), tmp_path / "out") / "README.md").read_text()
+    assert "- training: **not finished**" in text
+    (run / "meta.json").unlink()
+    with pytest.raises(ValueError, match="meta.json cannot be read .*; restore it from a copy of the run"):
+        export(WeightsConfig(weights=str(run)), tmp_path / "again")
+
+
+def test_timm_alone_loads_the_folder_from_here_and_from_the_hub(exported, tmp_path):
+    """A process that cannot import gsam, elsewhere; of the Hub the cache, as a download leaves it."""
+    repository = tmp_path / "cache" / "models--user--net"
+    shutil.copytree(exported["vit"], repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    code = f"""if True:
+        import sys; sys.modules["gsam"] = None
+        import timm, torch
+        names = ("local-dir:{exported["vit"]}", "hf-hub:user/net")
+        here, hub = (timm.create_model(name, pretrained=True).eval() for name in names)
+        x = torch.rand(2, 3, 64, 64)
+        assert torch.equal(here(x), hub(x)) and hub.pretrained_cfg["label_names"] == {list(CLASSES)!r}"""
+    env = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_failed_export_leaves_nothing(runs, tmp_path, monkeypatch):
