@@ -14,8 +14,8 @@ examples:
   python scripts/scaling.py --set network_bytes_per_s=50e9 gpu_flops_per_s=312e12 --out mine.md
   python scripts/scaling.py --count                                  count the networks again (docs/bench/networks.jsonl)
 
-Images per second are those of one GPU through forward and backward, at 64 images at a time: `scripts/bench/train_step.py
---model <timm name> --batch 64` gives 64 / vanilla_s. Inputs and their sources: docs/bench/scaling.yaml.
+Images per second are those of a vanilla step of 64 images on one GPU: `scripts/bench/train_step.py --model <timm name>
+--batch 64` gives 64 / vanilla_s. Its base optimizer's part is taken off. Inputs and their sources: docs/bench/scaling.yaml.
 """
 
 
@@ -39,8 +39,9 @@ def main() -> int:
     parser.add_argument("--images-per-second", nargs="+", default=[], metavar="NET=N", help="measured, of one GPU")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=N", help="other inputs of docs/bench/scaling.yaml")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write there (and FILE.png), not into docs/")
-    parser.add_argument("--check", action="store_true", help="compare docs/scaling.md, write nothing")
-    parser.add_argument("--count", action="store_true", help="count the networks, then write the page")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--check", action="store_true", help="compare docs/scaling.md, write nothing")
+    mode.add_argument("--count", action="store_true", help="count the networks, then write the page")
     args = parser.parse_args()
 
     from gsam.files import write_atomic

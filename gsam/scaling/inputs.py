@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from gsam.files import write_atomic
-from gsam.scaling.cost import Machine, machine_of
+from gsam.scaling.cost import Machine, base_s, machine_of
+from gsam.scaling.text import AT_ONCE
 from gsam.scaling.traffic import Network
 
 BENCH = Path(__file__).resolve().parents[2] / "docs" / "bench"
@@ -33,7 +34,8 @@ class Inputs:
 
 
 def read(given: dict[str, float] | None = None, changed: dict[str, float] | None = None) -> Inputs:
-    """given: images per second by network; changed: other values of scaling.yaml. Raises ValueError for unknown names."""
+    """given: images per second of a vanilla step, by network; changed: other values of scaling.yaml. Raises ValueError for
+    unknown names and speeds that cannot be."""
     stated = yaml.safe_load(STATED.read_text())
     networks = {row["name"]: Network(**row) for row in _lines(COUNTED)}
     for what, words, known in (("--images-per-second", given or {}, networks), ("--set", changed or {}, stated)):
@@ -45,6 +47,13 @@ def read(given: dict[str, float] | None = None, changed: dict[str, float] | None
     optimizer = [row for row in rows if row["benchmark"] == "optimizer" and row["model"] == OPTIMIZER_MODEL][-1]
     loader = [row for row in rows if row["benchmark"] == "loader"][-1]
     machine, slow = (machine_of(stated, optimizer, given or {}, key) for key in ("network", "slow_network"))
+    for name, speed in (given or {}).items():
+        if AT_ONCE / speed <= (base := base_s(networks[name], machine)):
+            raise ValueError(
+                f"--images-per-second {name}={speed:g}: a step of {AT_ONCE} images would take {1e3 * AT_ONCE / speed:.2f} ms, "
+                f"the base optimizer alone takes {1e3 * base:.2f} ms; give that of a vanilla step of {AT_ONCE} images, or set "
+                "memory_share"
+            )
     return Inputs(stated, networks, loader, optimizer, machine, slow)
 
 

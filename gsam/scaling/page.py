@@ -6,9 +6,9 @@ from gsam.recipes import TRAINING_PICTURES
 from gsam.scaling.cost import GPUS_PER_NODE, Machine, Step, efficiency, step
 from gsam.scaling.inputs import COUNTED, MEASURED, STATED, Inputs
 from gsam.scaling.recipe import recipe_section
-from gsam.scaling.text import AT_ONCE, BATCH, EXAMPLE, GLOBAL, GSAM, VANILLA, mb, ms, table
+from gsam.scaling.text import AT_ONCE, BATCH, ENTROPY, EXAMPLE, GLOBAL, GSAM, VANILLA, mb, ms, table
 from gsam.scaling.times import time_section
-from gsam.scaling.traffic import FLOAT, METHODS, SIGNAL_BYTES, Method, Network, payload_floats, small_floats, wire_bytes
+from gsam.scaling.traffic import METHODS, SIGNAL_BYTES, payload_floats, small_floats, wire_bytes
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE, PICTURE = DOCS / "scaling.md", DOCS / "img" / "scaling.png"
@@ -17,29 +17,60 @@ HEAD = """\
 <!-- Written by scripts/scaling.py. Do not edit. -->
 # More GPUs: what they bring
 
-**Worked out, not measured on GPUs.** Counted: parameters, FLOPs, what a step sends. That is compared with the all-reduces of
-two real ranks, and with the bytes on the loopback device between two and four (within 1 %, TCP's headers included), by
-`tests/integration/test_scaling.py`. Measured: the loader, and what SAM and GSAM do to the weights, on a CPU
-([benchmarks.md](benchmarks.md)). Everything else is stated in [bench/scaling.yaml](bench/scaling.yaml); assumptions are marked.
-With the speeds of your own GPUs: `python scripts/scaling.py --images-per-second vit_b32=9000 --out mine.md`.
+**Worked out for H100s, not measured on GPUs.** Counted: parameters, FLOPs, what a step sends and moves
+(`tests/integration/test_scaling.py` counts them in real steps). Measured on a CPU: the loader, and what SAM and GSAM do to the
+weights ([benchmarks.md](benchmarks.md)). The rest are assumptions, marked under [Inputs](#inputs). With your own GPU's speed:
+`python scripts/scaling.py --images-per-second vit_b32=9000 --out mine.md`.
 
-All of it is for a global batch of {batch:,} images of 224 pixels, {at_once} at a time: the size of a perturbation's group (m)
-in Table 1, and of the micro-batches of methods without groups. R is the number of GPUs, N the network's parameters.
+Global batch {batch:,}, 224 pixels, {at_once} images at a time: the group of one perturbation (m) in Table 1, and the
+micro-batch of methods without groups. R is the number of GPUs, N the network's parameters.
 """
 
 
 def page(inputs: Inputs, picture: str) -> str:
     parts = [
         HEAD.format(batch=BATCH, at_once=AT_ONCE),
-        _inputs(inputs),
-        _traffic(inputs),
-        time_section(inputs),
-        _efficiency(inputs, picture),
-        _loader(inputs),
+        _short(inputs),
         recipe_section(BATCH, AT_ONCE),
+        _efficiency(inputs, picture),
+        _traffic(inputs),
+        _loader(inputs),
         _limits(inputs),
+        time_section(inputs),
+        _inputs(inputs),
     ]
     return "\n".join(parts)
+
+
+def _short(inputs: Inputs) -> str:
+    """What to do, in the page's own numbers."""
+    places = ((inputs.machine, 8), (inputs.machine, 64), (inputs.slow, 64))
+    spans, worth = [], []
+    for machine, gpus in places:
+        found = {name: efficiency(GSAM, each, machine, gpus, BATCH, AT_ONCE) for name, each in inputs.networks.items()}
+        low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+        spans.append(f"{100 * found[low]:.0f} % ({low}) to {100 * found[high]:.0f} % ({high})")
+        worth.append(f"{gpus * found[EXAMPLE]:.1f}")
+    fast, slow = (8 * inputs.value(f"{key}_bytes_per_s") / 1e9 for key in ("network", "slow_network"))
+    one_core = inputs.loader["images_per_core_s"]["ours_jpeg_inception"]
+    busy = sorted(
+        (step(GSAM, each, inputs.machine, 8, BATCH, AT_ONCE).images_per_s / one_core, each.name)
+        for each in inputs.networks.values()
+    )
+    cores = " to ".join(f"{value:.1f} ({name})" for value, name in (busy[0], busy[-1]))
+    return f"""\
+## In short
+
+* **Recipe**: leave `train.batch_size={BATCH}` and `optimizer.group_size={AT_ONCE}` as they are: the update is the same on
+  1 to {BATCH // AT_ONCE} GPUs.
+* **8 GPUs of one node**: GSAM's efficiency is {spans[0]}.
+* **64 GPUs, {fast:,.0f} Gb/s per node**: {spans[1]}.
+* **64 GPUs, {slow:,.0f} Gb/s per node**: {spans[2]}. {EXAMPLE} does the work of {worth[2]} GPUs
+  there, and of {worth[0]} on one node: where the two are close, run one training per node.
+* **Traffic**: SAM and GSAM with groups send what vanilla sends; `scope=global` twice that, Entropy-SGD L times.
+* **Loader**: GSAM on one node keeps {cores} cores per GPU busy with `500_jpeg90`; vanilla
+  about twice as many. `256_raw` takes fewer cores and more disk.
+"""
 
 
 def _inputs(inputs: Inputs) -> str:
@@ -68,7 +99,11 @@ def _traffic(inputs: Inputs) -> str:
         rows.append([method.label, str(method.reductions), when, f"{small:,} + R + BatchNorm's"])
     methods = table(["method", "all-reduces of N floats", "when", f"further floats ({EXAMPLE})"], rows)
     sizes = [
-        [each.name, f"{each.parameters:,}", *(mb(FLOAT * payload_floats(m, each, ranks)) for m in METHODS)]
+        [
+            each.name,
+            f"{each.parameters:,}",
+            *(f"{wire_bytes(m, each, ranks) / 1e6:,.0f}" for m in (GSAM, GLOBAL, ENTROPY)),
+        ]
         for each in inputs.networks.values()
     ]
     few, many = (payload_floats(GSAM, network, gpus) for gpus in (8, 64))
@@ -86,15 +121,15 @@ statistics, and for SAM's family one per parameter tensor that says whether it h
 {SIGNAL_BYTES} bytes over gloo (has a rank been asked to leave?); logging, evaluating and saving compare the ranks' weights by
 one int64 per tensor, twice.
 
-MB handed to all-reduce per step, R = {ranks}:
-
-{table(["network", "N", *(m.label for m in METHODS)], sizes)}
-A ring all-reduce sends 2 (R - 1) / R times that from every GPU, and as much arrives:
+A ring all-reduce sends 2 (R - 1) / R times its floats from every GPU, and as much arrives:
 
     {EXAMPLE}, GSAM, R = 8: {network.parameters:,} + {few - network.parameters} = {few:,} floats
     R = 8:   2 x 7 / 8 x 4 x {few:,} / 1e6 = {mb(wire_bytes(GSAM, network, 8))} MB
     R = 64:  2 x 63 / 64 x 4 x {many:,} / 1e6 = {mb(wire_bytes(GSAM, network, 64))} MB
-"""
+
+MB that every GPU sends per step, R = {ranks}:
+
+{table(["network", "N", f"vanilla; SAM and {GSAM.label}", GLOBAL.label, ENTROPY.label], sizes)}"""
 
 
 def _efficiency(inputs: Inputs, picture: str) -> str:
@@ -121,21 +156,18 @@ def _efficiency(inputs: Inputs, picture: str) -> str:
     return f"""\
 ## Efficiency
 
-t(1) / (R t(R)), in %: 8 GPUs of one node / 64 GPUs, {fast:,.0f} Gb/s per node / 64 GPUs, {slow:,.0f} Gb/s per node. The
-batch is the same everywhere, hence the result. s as above, not measured unless it was given.
+t(1) / (R t(R)), t being the [time of a step](#time-of-a-step), in %:
+8 GPUs of one node / 64 GPUs, {fast:,.0f} Gb/s per node / 64 GPUs, {slow:,.0f} Gb/s per node.
+The batch is the same everywhere, hence the result. s: images/s of one GPU, assumed unless it was given.
 
 {table(["network", "s, images/s", *(m.label for m in METHODS)], rows)}
 ![Efficiency against the number of GPUs]({picture})
 
-A GSAM step over vanilla's, m = {AT_ONCE} / scope=global. Two passes alone are 2.00; the rest is the weights' traffic, once per
-group, and on many GPUs the reduction that nothing hides. Where the network is the limit, GSAM with groups costs little more
-than vanilla: both send N floats.
+Time of a GSAM step over that of a vanilla step, m = {AT_ONCE} / scope=global. Two passes alone are 2.00. Each group adds
+traffic over the weights; the base optimizer comes once in both, and with groups so does the reduction: where the network is the
+limit, GSAM with groups costs little more than vanilla.
 
 {table(shown, ratios)}"""
-
-
-def _percent(method: Method, network: Network, machine: Machine, gpus: int) -> str:
-    return f"{100 * efficiency(method, network, machine, gpus, BATCH, AT_ONCE):.0f}"
 
 
 def _loader(inputs: Inputs) -> str:
@@ -161,7 +193,7 @@ def _loader(inputs: Inputs) -> str:
             ("val", "val", 50_000, "val_mb_per_1000"),
         )
     ]
-    head = ["network", "method, R = 8", "images/s per GPU", "cores, `500_jpeg90`", "cores, `256_raw`"]
+    head = ["network", "method, R = 8", "images/s per GPU", "cores per GPU, `500_jpeg90`", "cores per GPU, `256_raw`"]
     head += ["MB/s per node, `500_jpeg90`", "MB/s per node, `256_raw`"]
     n, wanted = BATCH // 8, found.images_per_s
     return f"""\
@@ -190,9 +222,11 @@ def _limits(inputs: Inputs) -> str:
 
 * Passes of a few milliseconds are limited by the host that starts the kernels, not by FLOPs: the smallest networks on 64
   GPUs (`vit_s32`: {shortest} per pass) will be slower than it says.
+* More images at a time, where they fit, make s larger and vanilla's accumulation cheaper.
 * Evaluation, checkpoints, the first batch, stragglers, other users of the network.
-* On GPUs: **not run**. What replaces the assumed speeds: 64 / vanilla_s of
-  `python scripts/bench/train_step.py --model vit_base_patch32_224 --batch 64` on one GPU.
+* On GPUs: **not run**. What replaces an assumed speed: 64 / vanilla_s of
+  `python scripts/bench/train_step.py --model vit_base_patch32_224 --batch 64` on one GPU, given as `--images-per-second`; the
+  base optimizer in it is taken off.
 
 The arithmetic is `gsam/scaling/`, its inputs {files}.
 """

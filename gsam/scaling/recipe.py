@@ -22,10 +22,10 @@ def recipe_section(batch: int, at_once: int) -> str:
 ## The same recipe on another number of GPUs
 
 Table 1 is {batch:,} images per step with m = {at_once}, as 64 workers had it. `optimizer.group_size={at_once}` keeps both on
-any number of GPUs that divides them: the update is the same to rounding, and a run may even continue on another number.
+{", ".join(map(str, WORLDS))} GPUs: the update is the same to rounding, and a run may even continue on another number.
 
-| GPUs | images per GPU | groups of {at_once} per GPU | m | GSAM and SAM | vanilla, {at_once} at a time |
-| --- | --- | --- | --- | --- | --- |
+| GPUs | images per GPU | groups of {at_once} per GPU | vanilla, {at_once} at a time |
+| --- | --- | --- | --- |
 {lines}
 
 `train.accumulate` splits each **group** into micro-batches where {at_once} images do not fit: 2 means {at_once // 2} at a
@@ -38,8 +38,8 @@ What the configuration refuses, in its own words:
     {TOO_MANY} GPUs: {_refused(gsam, TOO_MANY)}
     {NO_DIVISOR} GPUs: {_refused(gsam, NO_DIVISOR)}
 
-Without `optimizer.group_size` one GPU's batch shares a perturbation, and m changes with their number ({without}): other
-results, and a run that continues on another number is refused. `optimizer.scope=global` has m = {batch:,} everywhere.
+Without `optimizer.group_size` one GPU's batch shares a perturbation, and m depends on their number: {without}:
+other results, and a run that continues on another number is refused. `optimizer.scope=global` has m = {batch:,} everywhere.
 """
 
 
@@ -50,10 +50,8 @@ def _row(gsam: Config, vanilla: Config, world: int, at_once: int) -> list[str]:
     for config in (gsam, split):
         for problem in batch_problems(config, world):
             raise ValueError(f"{world} GPUs: {problem}")
-    return [
-        str(world), f"{local:,}", str(local // gsam.optimizer.group_size), str(effective_m(gsam, world)),
-        "`train.accumulate=1`", f"`train.accumulate={pieces}`",
-    ]  # fmt: skip
+    assert effective_m(gsam, world) == at_once
+    return [str(world), f"{local:,}", str(pieces), f"`train.accumulate={pieces}`"]
 
 
 def _refused(config: Config, world: int) -> str:

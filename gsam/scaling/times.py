@@ -6,7 +6,7 @@ from gsam.scaling.inputs import Inputs
 from gsam.scaling.text import AT_ONCE, BATCH, EXAMPLE, GSAM, VANILLA, ms
 from gsam.scaling.traffic import FLOAT, Method, Network, payload_floats, small_floats
 
-WORKED = ((GSAM, 1), (GSAM, 8), (GSAM, 64), (VANILLA, 1), (VANILLA, 64))
+WORKED = ((GSAM, 1), (GSAM, 8), (GSAM, 64), (VANILLA, 64))
 
 
 def time_section(inputs: Inputs) -> str:
@@ -14,13 +14,17 @@ def time_section(inputs: Inputs) -> str:
     speed, share = machine.images_per_s(network), value("link_share")
     flops, used = value("gpu_flops_per_s"), value(f"utilisation_{cost.kind(network)}")
     if network.name in machine.given:
-        how = f"**s of {EXAMPLE} is given**: {speed:,.0f} images/s. The others are FLOPs times an assumed utilisation."
+        said, base = machine.given[EXAMPLE], cost.BASE_FLOATS[cost.kind(network)]
+        how = (
+            f"**A vanilla step of {AT_ONCE} images is given**; the base optimizer's part of it is taken off. Other "
+            f"networks: FLOPs times an assumed utilisation.\n\n    {EXAMPLE}: s = {AT_ONCE} / ({AT_ONCE} / {said:,.0f} - "
+            f"{base} x {FLOAT} x {network.parameters:,} / {machine.memory_bytes_per_s:.3g}) = {speed:,.0f} images/s"
+        )
     else:
         how = (
             f"**s was not measured on a GPU**: it is FLOPs times an assumed utilisation,\n\n"
             f"    {EXAMPLE}: s = {flops:.4g} x {used:g} / (3 x {network.forward_flops:,}) = {speed:,.0f} images/s"
         )
-    adam, momentum = cost.BASE_FLOATS["transformer"], cost.BASE_FLOATS["resnet"]
     gsam, sam = machine.copies["gsam"], machine.copies["sam"]
     peak, reached = value("gpu_memory_bytes_per_s"), machine.memory_bytes_per_s
     node, fast, slow = (
@@ -34,9 +38,9 @@ def time_section(inputs: Inputs) -> str:
     t = passes x batches x n / s  +  F x {FLOAT} N / W  +  what of the all-reduces nothing hides
     n = {BATCH:,} / R: images of one GPU and batch
     s = images/s of one GPU through forward and backward, which together are three times the forward's FLOPs
-    F = floats read or written per weight beyond the passes
+    F = floats read or written per weight beyond the passes, operation by operation
     W = {peak:.3g} x {value("memory_share"):g} = {reached:.3g} bytes/s
-    one all-reduce of x bytes = latency + 2 (R - 1) / R x / B
+    one all-reduce of x bytes = latency + 2 (R - 1) / R x / B; DDP makes one per bucket of {value("bucket_bytes") / 2**20:g} MiB
     B = {node:g} x {share:g} = {node * share:g} GB/s within a node
     B = {fast:g} x {share:g} = {fast * share:g} GB/s across nodes: a ring enters and leaves a node once, over all its ports
     B = {slow:g} x {share:g} = {slow * share:g} GB/s across nodes with the slow network
@@ -45,14 +49,15 @@ def time_section(inputs: Inputs) -> str:
 
 F is the sum of
 
-* the base optimizer: {adam} (AdamW 7, gradient norm 1, clipping 2), with SGD and momentum {momentum};
+* the base optimizer: AdamW {cost.ADAMW_FLOATS} or SGD with momentum {cost.SGD_FLOATS}, torch's, not fused;
+* the gradient's norm and clipping: {cost.NORM_FLOATS};
 * for each group: GSAM {gsam:.2f} or SAM {sam:.2f}, and {cost.BANK_FLOATS} where there are several; scope=global: once per step;
 * between GPUs: {cost.FLAT_FLOATS} for the flat all-reduce of SAM's family, {cost.DDP_FLOATS} for each of DDP's;
 * {cost.ADD_FLOATS} for each further micro-batch of a pass where there are no groups;
-* {cost.ENTROPY_FLOATS} for each inner step of Entropy-SGD.
+* Entropy-SGD: {cost.ENTROPY_FLOATS} for each inner step, and {cost.ENTROPY_ONCE}.
 
 **Overlap.** SAM's family reduces after its last pass: nothing hides it. DDP's reductions run during the backward of the last
-micro-batch, 2/3 of its time, but for the last bucket ({value("bucket_bytes") / 2**20:g} MiB) and the small floats.
+micro-batch, 2/3 of its time, but for the last bucket and the small floats.
 
 {worked}"""
 
@@ -73,13 +78,14 @@ def _worked(method: Method, network: Network, inputs: Inputs, gpus: int) -> str:
         f"passes:   {method.passes} x {images} / {speed:,.0f} = {ms(found.compute_s)}",
         f"weights:  F = {_sum(method, network, machine, gpus, pieces)}: {moved} = {ms(found.memory_s)}",
     ]
-    reduce = f"{latency:g} + {share} x {one:,} / {bus:.3g}"
+    calls = "" if method.local else f"{cost.buckets(network, machine)} x "
+    reduce = f"{calls}{latency:g} + {share} x {one:,} / {bus:.3g}"
     if gpus == 1:
         pass
     elif method.local:
         lines.append(f"wire:     {reduce} = {ms(found.reduce_s)}, all of it exposed")
     else:
-        whole = cost.reduce_s(network.parameters, machine, gpus)
+        whole = cost.reduce_s(network.parameters, machine, gpus, cost.buckets(network, machine))
         hidden = hidden_s(AT_ONCE / speed)
         last = last_bucket_s(network, machine, gpus)
         small = cost.reduce_s(small_floats(method, network, gpus), machine, gpus)
