@@ -2,11 +2,10 @@
 
 import os
 import signal
-from pathlib import Path
 
 from gsam.launch.process import ORPHANED, ancestors, end_with
 
-SUPERVISOR, NOTES = "GSAM_SUPERVISOR", "GSAM_NOTES"  # environment of a supervised torchrun: process id, folder
+SUPERVISOR, NOTES = "GSAM_SUPERVISOR", "GSAM_NOTES"  # environment of a supervised torchrun: process id, file
 
 
 def follow_agent() -> None:
@@ -27,7 +26,8 @@ def exit_code(code: int, asked: int = 0) -> int:
     if NOTES not in os.environ:
         return code
     try:
-        (Path(os.environ[NOTES]) / str(os.getpid())).write_text(str(code))
+        with open(os.environ[NOTES], "a") as notes:
+            notes.write(f"{os.getpid()} {code}\n")
     except OSError:  # no room, or a supervisor that has ended
         return code
     return 0 if asked not in (0, signal.SIGTERM) else code

@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 from types import FrameType
+from typing import IO
 
 from gsam.cli import REQUEUE, SIGNALS
 from gsam.launch.network import settle
@@ -40,21 +40,23 @@ def run(arguments: Sequence[str]) -> int:
     of the failure. Raises ValueError for arguments or a system with which it cannot begin.
     """
     if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
-        raise ValueError("torchrun cannot be supervised here: that needs Linux's /proc/…/children; start torchrun itself")
+        raise ValueError(
+            "torchrun cannot be supervised here: that needs Linux's /proc/…/children; start torchrun itself"
+        )
     options = read(arguments)
     arguments, found = settle(arguments, options)
-    with TemporaryDirectory(prefix="gsam-launch-") as notes:
-        return _Supervisor(arguments, options, found, Path(notes)).wait()
+    with TemporaryFile("w+") as notes:  # without a name: it vanishes with this process, however that ends
+        return _Supervisor(arguments, options, found, notes).wait()
 
 
 class _Supervisor:
-    def __init__(self, arguments: Sequence[str], options: Options, found: dict[str, str], notes: Path):
+    def __init__(self, arguments: Sequence[str], options: Options, found: dict[str, str], notes: IO[str]):
         self.options, self.notes = options, notes
         self.asked = self.killed = False
         self.group: set[int] = set()  # process ids of the ranks that were started last
         self.told: set[int] = set()  # … of those asked to leave
         self.restarts, self.seen = 0, time.monotonic()  # starts before theirs; when one of them was last alive
-        env = {**os.environ, **found, SUPERVISOR: str(os.getpid()), NOTES: str(notes)}
+        env = {**os.environ, **found, SUPERVISOR: str(os.getpid()), NOTES: f"/proc/{os.getpid()}/fd/{notes.fileno()}"}
         if options.nodes[1] > 1 and (options.max_restarts or options.elastic):
             # Else torch 2.14 may hand ranks that start again the addresses of the dead ones. See gsam.runtime._own_store.
             env.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
@@ -124,7 +126,8 @@ class _Supervisor:
 
     def _codes(self) -> set[int | None]:
         """How the last ranks ended, or those told to leave, by their own account; None for one that gave none."""
-        notes = {int(path.name): int(path.read_text() or 1) for path in self.notes.iterdir()}  # empty: killed meanwhile
+        self.notes.seek(0)
+        notes = dict(tuple(map(int, line.split())) for line in self.notes.read().splitlines())
         return {notes.get(pid) for pid in self.told or self.group}
 
     def _code(self) -> int:
