@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -248,18 +249,21 @@ def prepare(data: DataConfig) -> list[str]:
     the splits written. Call on one process only.
 
     Only for SOURCES marked automatic (Fashion-MNIST, seconds); anything else is left to scripts/write_ffcv.py, which
-    `check` names.
+    `check` names. Waits for another run that is doing it: those of a sweep start together.
     """
     from gsam.data.manifest import missing_splits
 
     if data.backend is not Backend.ffcv or not SOURCES[data.name].automatic:
         return []
-    missing = missing_splits(data)
-    if missing:
-        from gsam.data.write import write_dataset
+    while missing := missing_splits(data):
+        from gsam.data.write import Busy, write_dataset
 
-        write_dataset(data.name, data.root, ffcv_root(data), splits=missing, workers=1, overwrite=True)
-    return missing
+        try:
+            write_dataset(data.name, data.root, ffcv_root(data), splits=missing, workers=1, overwrite=True)
+            return missing
+        except Busy:
+            time.sleep(0.5)
+    return []
 
 
 def check(data: DataConfig, augment: AugmentConfig, cores: int | None = None) -> Iterator[str]:

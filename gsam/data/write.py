@@ -112,9 +112,13 @@ def terminal_report() -> Report:
     return report
 
 
+class Busy(ValueError):
+    """Another process writes there."""
+
+
 @contextmanager
 def only_writer(out: str) -> Iterator[None]:
-    """Makes the folder and keeps others from writing there. Raises ValueError if one does, or it cannot be made."""
+    """Makes the folder and keeps others from writing there. Raises Busy if one does, ValueError if it cannot be made."""
     try:
         os.makedirs(out, exist_ok=True)
         lock = open(os.path.join(out, ".write.lock"), "w")  # noqa: SIM115
@@ -124,7 +128,7 @@ def only_writer(out: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(f"another process is writing into {out}; wait for it or choose another folder") from None
+            raise Busy(f"another process is writing into {out}; wait for it or choose another folder") from None
         yield
 
 

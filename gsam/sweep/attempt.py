@@ -3,6 +3,7 @@
 import signal
 import statistics
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from gsam.sweep.settings import Pruner
 from gsam.sweep.study import Taken
 from gsam.sweep.training import Share, evaluations, last_words, start, value_of, writer
 
+ENDING_S = 60  # for the process of a training that is done
 Say = Callable[[str], None]
 
 
@@ -45,6 +47,7 @@ class Attempt:
         self._asked: str | None = None  # to leave, and the kind of outcome that this will be: pruned | left | taken
         self._told: subprocess.Popen | None = None  # the process that was asked
         self._waited = False
+        self._done = 0.0  # when the training was first seen to be
 
     def poll(self) -> None:
         """Go on; sets `outcome` at the end. May be called again after any exception of the storage."""
@@ -55,10 +58,23 @@ class Attempt:
         elif self.process is None:
             self._begin()
         else:
-            code = self.process.poll()
+            code = self._code(self.process)
             self._report()
             if code is not None:
                 self._ended(code)
+
+    def _code(self, process: subprocess.Popen) -> int | None:
+        """Its exit code; None while it runs. A training that is done, but whose process does not end, is ended: libraries hang
+        at exit now and then, and would hold the GPUs for ever."""
+        if (code := process.poll()) is not None or not (self.folder / "DONE").exists():
+            return code
+        self._done = self._done or time.monotonic()
+        if time.monotonic() - self._done < ENDING_S:
+            return None
+        self._say(f"{self.name}: its training is done, but its process has not ended for {ENDING_S} s; killed")
+        process.kill()
+        process.wait()
+        return 0
 
     def leave(self, why: str = "left", again: bool = False) -> None:
         """Ask the training to save and leave, once; why: the kind of outcome that this will be. again: although it was asked
@@ -75,7 +91,7 @@ class Attempt:
     def _begin(self) -> None:
         self.folder = self.plan.run_folder(self.point, self.seed)
         self._log = self.plan.folder / "logs" / f"{self._stem}_seed_{self.seed}.log"
-        self._size = -1
+        self._size, self._done = -1, 0.0
         if (self.folder / "DONE").exists():  # by an attempt before, or another sweep
             self._report()
             self._finished()

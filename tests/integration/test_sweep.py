@@ -111,7 +111,8 @@ def test_a_failed_trial_is_recorded_and_the_rest_of_two_experiments_is_done(tmp_
     """A learning rate that gives nan; two at a time; two seeds. The second call only prints."""
     root, log = tmp_path / "runs", tmp_path / "log"
     command = [
-        "sweep=rho", f"run.root={root}", "experiment=fig7/sam_rho,table6/decayed", "base.lr=0.03,1e30", "optimizer.rho=0.1",
+        "sweep=rho", "sweep.name=rho", f"run.root={root}", "experiment=fig7/sam_rho,table6/decayed", "base.lr=0.03,1e30",
+        "optimizer.rho=0.1",
         "sweep.jobs=2", "sweep.seeds=[0,1]", "train.epochs=10st", "model=small_convnet", "data=fashion_mnist",
         "augment=fashion_mnist", "train.loss=softmax", "train.precision=fp32", "optimizer.group_size=null", *SMALL,
         f"paths.fashion_mnist={fashion_root}",
@@ -195,6 +196,16 @@ def test_a_worker_that_stands_still_loses_its_trial_and_nothing_is_trained_twice
     assert "another worker has given it up for lost and continues it" in log.read_text()
     (row,) = results(root)
     assert (row["state"], row["attempts"]) == ("complete", 2) and _logs(root).count("small_convnet, 281,258") == 1
+
+
+def test_trainings_that_start_together_write_the_data_set_once(tmp_path, fashion_root):
+    """FFCV's files of Fashion-MNIST are made by the first training that finds none: the others wait for it."""
+    root, log = tmp_path / "runs", tmp_path / "log"
+    command = ["sweep=rho", f"run.root={root}", "optimizer.rho=0.02,0.05", "sweep.jobs=2", *SMALL, "data.workers=1",
+               "data.backend=ffcv", f"data.ffcv_root={tmp_path}/ffcv", "train.epochs=4st",
+               f"paths.fashion_mnist={fashion_root}"]  # fmt: skip
+    assert sweep(command, log) == 0, log.read_text()
+    assert {path.name for path in (tmp_path / "ffcv").glob("*.beton")} == {"train.beton", "val.beton"}
 
 
 def test_a_pruned_trial_ends_its_training_early(tmp_path, fashion_root):

@@ -10,7 +10,9 @@ import time
 
 import pytest
 
+from gsam.sweep.attempt import Attempt, Outcome
 from gsam.sweep.training import Share, evaluations, last_words, shares, start, writer
+from tests.sweeps import ledger_of, plan_of
 
 
 def test_gpus_are_dealt_out_evenly_and_shared_where_they_are_fewer_than_trials(monkeypatch):
@@ -54,6 +56,24 @@ def test_a_training_gets_sigterm_when_its_worker_is_killed(tmp_path, monkeypatch
     process.kill()
     _until((tmp_path / "end").exists)
     process.join()
+
+
+def test_a_training_that_is_done_but_does_not_end_is_ended(tmp_path, monkeypatch):
+    plan = plan_of(tmp_path, "optimizer.rho=choice(0.1)")
+    taken, said = ledger_of(plan).take(), []
+    row = '{"kind": "eval", "step": 1, "weights": "raw", "top1": 0.5}'
+    code = (
+        "import pathlib, sys, time; folder = pathlib.Path(sys.argv[1]); folder.mkdir(parents=True);"
+        f"(folder / 'metrics.jsonl').write_text('{row}\\n'); (folder / 'DONE').touch(); time.sleep(100)"
+    )
+    folder = str(plan.run_folder(taken.point, 0))
+    monkeypatch.setattr(
+        "gsam.sweep.training.training_command", lambda words, gpus: [sys.executable, "-c", code, folder]
+    )
+    monkeypatch.setattr("gsam.sweep.attempt.ENDING_S", 0.3)
+    attempt = Attempt(taken, plan, Share(), said.append)
+    _until(lambda: attempt.poll() or attempt.outcome)
+    assert attempt.outcome == Outcome("complete", 0.5) and "its process has not ended" in said[-1]
 
 
 def _until(happened):
