@@ -52,6 +52,8 @@ def main() -> int:
         given, changed = pairs(args.images_per_second, "--images-per-second"), pairs(args.set, "--set")
         if (given or changed) and args.out is None:
             raise ValueError("docs/scaling.md has the committed inputs only: give --out FILE.md with your own")
+        if args.out is not None and args.out.suffix != ".md":
+            raise ValueError(f"--out {args.out}: give a name that ends in .md; the picture gets the same with .png")
         if args.count:
             inputs.write_networks()
         known = inputs.read(given, changed)
@@ -65,8 +67,12 @@ def main() -> int:
         current = out.is_file() and out.read_text() == text
         print(f"{out}: {'current' if current else 'not current; run python scripts/scaling.py'}")
         return 0 if current else 1
-    write_atomic(out, text)
-    write_atomic(picture, png(figure.draw(known)))
+    try:
+        write_atomic(out, text)
+        write_atomic(picture, png(figure.draw(known)))
+    except OSError as error:
+        print(f"error: {out}: cannot be written ({error}); give another --out", file=sys.stderr)
+        return 2
     print(f"written: {out}, {picture}")
     return 0
 

@@ -69,7 +69,7 @@ def _short(inputs: Inputs) -> str:
   there, and of {worth[0]} on one node: where the two are close, run one training per node.
 * **Traffic**: SAM and GSAM with groups send what vanilla sends; `scope=global` twice that, Entropy-SGD L times.
 * **Loader**: GSAM on one node keeps {cores} cores per GPU busy with `500_jpeg90`; vanilla
-  about twice as many. `256_raw` takes fewer cores and more disk.
+  about twice as many. `256_raw` takes fewer cores and more disk, and its pixels are not the paper's.
 """
 
 
@@ -164,8 +164,8 @@ The batch is the same everywhere, hence the result. s: images/s of one GPU, assu
 ![Efficiency against the number of GPUs]({picture})
 
 Time of a GSAM step over that of a vanilla step, m = {AT_ONCE} / scope=global. Two passes alone are 2.00. Each group adds
-traffic over the weights; the base optimizer comes once in both, and with groups so does the reduction: where the network is the
-limit, GSAM with groups costs little more than vanilla.
+traffic over the weights; the base optimizer comes once in both, and with groups so does the reduction: where the network
+between nodes is the limit, GSAM with groups costs little more than vanilla.
 
 {table(shown, ratios)}"""
 

@@ -170,15 +170,29 @@ def test_its_worked_sums_are_right():
     checked = 0
     for line in re.findall(r"^    (.*= .*\d.*)$", TEXT, re.M):
         for left, right, unit in re.findall(
-            r"((?:[\d.,e+\-]+|[x/()+\- ])+) = ([\d,.e+]+)( ms| MB| images/s| cores| %)?", line
+            r"((?:[\d.,e+\-]+|[x/()+\- ])+) = ([\d,.e+]+)( ms| MB| images/s| cores| %)?", line.replace(" s =", " =")
         ):
-            left = re.sub(r"(?<=\d),(?=\d)", "", left.replace(" s", "")).strip(" ;:,").replace("x", "*")
+            left = re.sub(r"(?<=\d),(?=\d)", "", left).strip(" ;:,").replace("x", "*")
             if not re.search(r"[*/+]", left):
                 continue
             value, scale = float(right.replace(",", "")), 1e3 if unit == " ms" else 1.0
             assert scale * eval(left) == pytest.approx(value, rel=2e-3, abs=0.02), line
             checked += 1
     assert checked >= 25
+
+
+def test_its_worked_times_add_up():
+    """Passes, weights and what is exposed are the step; its efficiency is that of both times."""
+    blocks = re.findall(r"R = (\d+): n = .*\n((?:    .+\n)+)", TEXT)
+    assert len(blocks) == 4
+    for gpus, block in blocks:
+        parts = [re.search(rf"{name}: .* = ([\d.]+) ms", block)[1] for name in ("passes", "weights")]
+        parts += re.findall(r"([\d.]+) ms(?:, all of it exposed|\n    t)", block.split("weights:")[1].split("\n", 1)[1])
+        whole, alone = (re.search(rf"t\({n}\) = ([\d.]+) ms", block) for n in ("R", "1"))
+        assert sum(map(float, parts)) == pytest.approx(float((whole or alone)[1]), abs=0.02), block
+        if whole:
+            found = float(alone[1]) / int(gpus) / float(whole[1])
+            assert f"efficiency = t(1) / (R t(R)) = {100 * found:.0f} %" in block
 
 
 def test_counts_and_measurements_are_those_of_their_sources():
@@ -237,6 +251,8 @@ def test_speeds_of_ones_own_gpus(monkeypatch, capsys, tmp_path):
         (["--images-per-second", "vit=1", "--out", "x.md"], "vit=…: unknown; choose one of mixer_b16, "),
         (["--images-per-second", "vit_b32=1e6", "--out", "x.md"], "the base optimizer alone takes 3.03 ms"),
         (["--set", "link_share=0.5"], "give --out FILE.md with your own"),
+        (["--out", "x.png"], "--out x.png: give a name that ends in .md"),
+        (["--out", "/proc/x.md"], "/proc/x.md: cannot be written ("),
         (["--set", "link=0.5", "--out", "x.md"], "--set link=…: unknown; choose one of gpu_flops_per_s, "),
     ],
 )
