@@ -187,7 +187,7 @@ def test_what_sbatch_refuses_is_one_message_and_leaves_nothing(train, tmp_path):
 
 def test_an_array_of_workers_finishes_a_sweep_of_trainings_on_two_nodes_each(slurm, fashion_root, tmp_path):
     words = ["sweep=rho", "optimizer.rho=0.02,0.05,0.1", "train.epochs=20st", f"run.root={tmp_path}/runs"]
-    words += ["data.backend=folder"]  # with ffcv the first trainings would write the same .beton
+    words += ["data.backend=folder"]
     words += [word for word in SMALL if not word.startswith(("optimizer=", "train.e"))]
     workers = Submission(
         slurm, *words, f"paths.fashion_mnist={fashion_root}", *TWO, "launcher.workers=2", script="scripts/sweep.py"
