@@ -62,7 +62,7 @@ def _short(inputs: Inputs) -> str:
 ## In short
 
 * **Recipe**: leave `train.batch_size={BATCH}` and `optimizer.group_size={AT_ONCE}` as they are: the update is the same on
-  1 to {BATCH // AT_ONCE} GPUs.
+  1, 2, 4, … {BATCH // AT_ONCE} GPUs; other numbers are refused.
 * **8 GPUs of one node**: GSAM's efficiency is {spans[0]}.
 * **64 GPUs, {fast:,.0f} Gb/s per node**: {spans[1]}.
 * **64 GPUs, {slow:,.0f} Gb/s per node**: {spans[2]}. {EXAMPLE} does the work of {worth[2]} GPUs
