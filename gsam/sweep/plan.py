@@ -35,10 +35,12 @@ class Plan:
         fixed = [key for key, axis in own.items() if axis is None]
         self.overrides = [f"{key}={texts[key]}" for key in fixed]
         self.space: dict[str, Axes] = {}
-        for experiment in config.experiments:
+        # Sorted: a trial's ordinal means the same point, however the command line is ordered.
+        for experiment in sorted(config.experiments):
             try:
                 found = {key: axis for key, axis in axes_of(experiment).items() if key not in fixed}
-                self.space[experiment] = found | {key: axis for key, axis in own.items() if axis is not None}
+                axes = found | {key: axis for key, axis in own.items() if axis is not None}
+                self.space[experiment] = dict(sorted(axes.items()))
             except ValueError as error:
                 problems.append(str(error))
         if not problems and not any(self.space.values()):

@@ -42,7 +42,9 @@ def rows(plan: Plan, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
 
 def _row(plan: Plan, ordinal: int, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
     last = trials[-1] if trials else None
-    point = plan.points[ordinal] if plan.points is not None else last and point_of(last.params, plan.space)
+    point = last and point_of(last.params, plan.space)
+    if point is None and plan.points is not None:
+        point = plan.points[ordinal]
     seeds = {seed: last.user_attrs.get(f"seed {seed}") for seed in plan.config.seeds} if last else {}
     found = {str(seed): each for seed, each in seeds.items() if each is not None}
     values = [each["value"] for each in found.values()]

@@ -113,7 +113,7 @@ def read(words: Sequence[str]) -> tuple[SweepConfig, list[str]]:
     assert isinstance(document, DictConfig)
     problems: list[str] = []
     if "experiment" in given:  # of its own: another sweep than the file's
-        document.experiments = given.pop("experiment").split(",")
+        document.experiments = sorted(set(given.pop("experiment").split(",")))
         name = "_".join([name, *(each.replace("/", "_") for each in document.experiments)])
     for key in [key for key in given if key.startswith("sweep.")]:
         OmegaConf.update(document, key.removeprefix("sweep."), yaml.safe_load(given.pop(key)), force_add=True)

@@ -71,7 +71,7 @@ def test_an_experiment_without_axes_has_a_place_on_those_of_the_others(tmp_path)
     plan = plan_of(tmp_path, sweep="fig7_rho")
     table = rows(plan, [])
     assert table[-1]["settings"] == {} and table[-1]["place"] == {"optimizer.rho_max": 0.6}
-    assert table[0]["place"] == {"optimizer.rho": 0.1} and {each["state"] for each in table} == {"open"}
+    assert table[0]["place"] == {"optimizer.rho_max": 0.1} and {each["state"] for each in table} == {"open"}
 
 
 def test_one_axis_is_a_line_per_experiment():

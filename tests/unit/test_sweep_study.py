@@ -6,6 +6,7 @@ import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from gsam.sweep.results import rows
 from gsam.sweep.space import point_of
 from gsam.sweep.storage import open_storage
 from gsam.sweep.study import FAILED, LOST, RETRIES, ended, ordinals
@@ -39,6 +40,20 @@ def test_workers_take_every_point_once_in_the_order_of_the_grid(tmp_path, words)
     for each in taken:
         one.complete(each.trial, 0.5)
     assert two.take() is None and all(ended(trials) for trials in ordinals(two.trials()).values())
+
+
+def test_the_order_of_the_words_means_nothing(tmp_path):
+    """Neither to which trial is which configuration nor to what is told of it."""
+    words = ["experiment=fig5/asam,fig5/sam", "optimizer.rho=0.1,0.2", "base.lr=0.003,0.01"]
+    one = ledger_of(plan_of(tmp_path, *words))
+    two = ledger_of(plan_of(tmp_path, words[2], words[1], "experiment=fig5/sam,fig5/asam"))
+    assert one.plan.folder == two.plan.folder
+    taken = [(one, two)[n % 2].take() for n in range(8)]
+    assert len({each.point.text for each in taken}) == 8
+    for each in taken:
+        one.complete(each.trial, 0.5)
+    assert rows(one.plan, one.trials()) == rows(two.plan, two.trials())
+    assert [row["settings"] for row in rows(two.plan, two.trials())] == [each.point.values for each in taken]
 
 
 def test_a_lost_trial_is_started_again_by_one_worker_and_given_up_after_two_retries(tmp_path, words):
