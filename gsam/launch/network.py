@@ -21,7 +21,9 @@ def settle(arguments: Sequence[str], options: Options) -> tuple[list[str], dict[
     """
     if options.nodes[1] == 1 or options.backend != "c10d" or not options.endpoint:
         return list(arguments), {}
-    name, _, port = options.endpoint.rpartition(":") if ":" in options.endpoint else (options.endpoint, "", "29400")
+    name = options.endpoint
+    if not name.endswith("]"):  # an IPv6 address without a port
+        name = name.rpartition(":")[0] or name
     name = name.strip("[]")
     family, address = _resolve(name, f"--rdzv-endpoint={options.endpoint}")
     ours = _ours(family, address)
@@ -29,7 +31,6 @@ def settle(arguments: Sequence[str], options: Options) -> tuple[list[str], dict[
     if "is_host" not in options.rendezvous and _guess(name) != ours:
         conf = {**options.rendezvous, "is_host": str(int(ours))}
         more.append("--rdzv-conf=" + ",".join(f"{key}={value}" for key, value in conf.items()))
-        arguments = _without(arguments, "--rdzv-conf", "--rdzv_conf")
     if options.local_addr:
         local = _resolve(options.local_addr, f"--local-addr={options.local_addr}")[1]
     elif ours and _loopback(address) and not (name == "localhost" or _loopback(name)):
@@ -38,13 +39,13 @@ def settle(arguments: Sequence[str], options: Options) -> tuple[list[str], dict[
             "can reach it; if the start hangs give --local-addr=<its address in the network>",
             file=sys.stderr, flush=True,
         )  # fmt: skip
-        return [*more, *arguments], {}
+        return options.added(arguments, more), {}
     else:
         local = address if ours else _facing(family, address, options.endpoint)
         more.append(f"--local-addr={local}")
     interface = _interface(local)
     known = "GLOO_SOCKET_IFNAME" in os.environ or interface is None
-    return [*more, *arguments], {} if known else {"GLOO_SOCKET_IFNAME": interface}
+    return options.added(arguments, more), {} if known else {"GLOO_SOCKET_IFNAME": interface}
 
 
 def _resolve(name: str, given: str) -> tuple[int, str]:
@@ -84,7 +85,9 @@ def _facing(family: int, address: str, endpoint: str) -> str:
         try:
             way.connect((address, 9))
         except OSError as error:
-            raise ValueError(f"--rdzv-endpoint={endpoint}: no way to {address} from this host ({error.strerror})") from None
+            raise ValueError(
+                f"--rdzv-endpoint={endpoint}: no way to {address} from this host ({error.strerror})"
+            ) from None
         return way.getsockname()[0]
 
 
@@ -106,13 +109,3 @@ def _loopback(text: str) -> bool:
         return ipaddress.ip_address(text).is_loopback
     except ValueError:
         return False
-
-
-def _without(arguments: Sequence[str], *names: str) -> list[str]:
-    """Without an option and its value."""
-    kept, skip = [], False
-    for word in arguments:
-        if not skip and not word.startswith(tuple(f"{name}=" for name in names)) and word not in names:
-            kept.append(word)
-        skip = word in names and not skip
-    return kept

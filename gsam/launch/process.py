@@ -11,14 +11,20 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 ORPHANED = 128 + signal.SIGTERM  # exit code of a process whose parent had ended before it could ask to end with it
 
 
-def end_with(parent: int) -> None:
-    """This process gets SIGTERM as soon as `parent`, the process id of its parent, has ended, however that ended.
+def end_with(parent: int, number: int = signal.SIGTERM) -> None:
+    """This process gets the signal, SIGTERM, as soon as `parent`, the process id of its parent, has ended, however that ended.
 
     As `preexec_fn` of a child it leaves no gap. To the kernel the parent is the thread that started this process.
     """
-    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(number, signal.SIG_DFL)  # it may have been ignored, and that is inherited
+    _prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it ended before
-        os._exit(ORPHANED)
+        leave_orphaned()
+
+
+def leave_orphaned() -> None:
+    os.write(2, f"process {os.getpid()} ends: what started it has ended\n".encode())
+    os._exit(ORPHANED)
 
 
 def adopt_orphans() -> None:

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from gsam.launch.process import ORPHANED, ancestors, end_with
+from gsam.launch.process import ancestors, end_with, leave_orphaned
 
 SUPERVISOR, NOTES = "GSAM_SUPERVISOR", "GSAM_NOTES"  # environment of a supervised torchrun: process id, file
 
@@ -14,7 +14,7 @@ def follow_agent() -> None:
         return
     end_with(os.getppid())
     if SUPERVISOR in os.environ and int(os.environ[SUPERVISOR]) not in ancestors()[1:]:
-        os._exit(ORPHANED)  # torchrun ended while this process started: its supervisor is the parent, or is gone too
+        leave_orphaned()  # torchrun ended while this process started: its supervisor is the parent, or is gone too
 
 
 def exit_code(code: int, asked: int = 0) -> int:

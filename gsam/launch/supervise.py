@@ -4,7 +4,7 @@ torchrun's agent dies of SIGUSR1 and kills its ranks 30 s after SIGTERM, starts 
 hang without ranks when the host of the rendezvous is gone, and leaves its ranks behind when it is killed. So the supervisor
 
 - passes SIGTERM, SIGINT and SIGUSR1 on to the ranks alone, as SIGUSR1: they save and leave, and tell it so (rank.py);
-- kills an agent that outlives its ranks without starting others;
+- kills an agent that outlives its ranks without starting others, or that is asked a second time;
 - adopts what a killed agent leaves, and ends it. The agent, and by it the ranks, end when the supervisor itself is killed.
 """
 
@@ -27,6 +27,7 @@ from gsam.launch.process import adopt_orphans, catches, children, end_with, envi
 from gsam.launch.rank import NOTES, SUPERVISOR
 
 TICK_S = 0.1
+AGAIN_S = 5  # a scheduler may send one wish to several processes, and so twice; as gsam.train.signals has it
 LEAVE_S = 30  # for ranks that are asked to leave before they are killed, as torchrun has it
 FAILED_S = 10  # for an agent whose ranks failed and that will start no others
 ENDED_S = 30  # for an agent whose ranks ended well: it waits for those of other hosts
@@ -44,35 +45,52 @@ def run(arguments: Sequence[str]) -> int:
             "torchrun cannot be supervised here: that needs Linux's /proc/…/children; start torchrun itself"
         )
     options = read(arguments)
-    arguments, found = settle(arguments, options)
     with TemporaryFile("w+") as notes:  # without a name: it vanishes with this process, however that ends
-        return _Supervisor(arguments, options, found, notes).wait()
+        supervisor = _Supervisor(options, notes)
+        arguments, found = settle(arguments, options)
+        if supervisor.asked:
+            return REQUEUE
+        supervisor.start(arguments, found)
+        return supervisor.wait()
 
 
 class _Supervisor:
-    def __init__(self, arguments: Sequence[str], options: Options, found: dict[str, str], notes: IO[str]):
+    """Takes the signals."""
+
+    agent: subprocess.Popen | None = None
+
+    def __init__(self, options: Options, notes: IO[str]):
         self.options, self.notes = options, notes
-        self.asked = self.killed = False
+        self.asked = 0.0  # when first, on time.monotonic()'s clock
+        self.again = self.killed = False
         self.group: set[int] = set()  # process ids of the ranks that were started last
         self.told: set[int] = set()  # … of those asked to leave
         self.restarts, self.seen = 0, time.monotonic()  # starts before theirs; when one of them was last alive
-        env = {**os.environ, **found, SUPERVISOR: str(os.getpid()), NOTES: f"/proc/{os.getpid()}/fd/{notes.fileno()}"}
-        if options.nodes[1] > 1 and (options.max_restarts or options.elastic):
+        self.before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+
+    def start(self, arguments: Sequence[str], found: dict[str, str]) -> None:
+        notes = f"/proc/{os.getpid()}/fd/{self.notes.fileno()}"
+        env = {**os.environ, **found, SUPERVISOR: str(os.getpid()), NOTES: notes}
+        if self.options.nodes[1] > 1 and (self.options.max_restarts or self.options.elastic):
             # Else torch 2.14 may hand ranks that start again the addresses of the dead ones. See gsam.runtime._own_store.
             env.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         adopt_orphans()
         self.agent = subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", *arguments], env=env,
             start_new_session=True,  # Ctrl-C is the supervisor's
-            preexec_fn=partial(end_with, os.getpid()),
+            preexec_fn=partial(self._begin, os.getpid()),
         )  # fmt: skip
-        for number in SIGNALS:
-            signal.signal(number, self._ask)
+
+    def _begin(self, supervisor: int) -> None:
+        """In the agent. SIGINT it handles in any case, and passes on: ranks save and leave. SIGTERM it may have to ignore."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        end_with(supervisor, signal.SIGINT)
 
     def wait(self) -> int:
         """The exit code, after the end of the agent and all that it started."""
         try:
-            while self.agent.poll() is None:
+            while not self.killed and self.agent.poll() is None:
                 self._look()
                 _orphans(but=self.agent.pid)
                 time.sleep(TICK_S)
@@ -81,8 +99,11 @@ class _Supervisor:
         return self._code()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        ranks = self._ranks()
+        if self.asked and time.monotonic() - self.asked >= AGAIN_S:
+            self.again = True
+            return
+        self.asked = self.asked or time.monotonic()
+        ranks = self._ranks() if self.agent else set()
         if ranks and all(catches(pid, signal.SIGUSR1) for pid in ranks):
             self._tell(ranks)
 
@@ -103,12 +124,14 @@ class _Supervisor:
     def _look(self) -> None:
         ranks = self._ranks()
         alone_s = time.monotonic() - self.seen
-        if self.asked and not self.group & self.told:
+        if self.again:
+            self._kill_agent("asked a second time: torchrun is ended, and what has not left")
+        elif self.asked and not self.group & self.told:
             self._kill_agent("")  # nothing to save: ranks that have just been started, or none
         elif self.asked and (late := ranks - self.told):  # Linux may leave one out of a list of children
             self._tell(late)
         elif not ranks and alone_s > (limit := self._limit()):
-            self._kill_agent(f"torchrun has had no ranks for {limit:.0f} s and does not end (is a host gone?)")
+            self._kill_agent(f"torchrun has had no ranks for {limit:.0f} s and does not end (is a host gone?); killed")
 
     def _limit(self) -> float:
         """Seconds that an agent may live without ranks."""
@@ -119,10 +142,11 @@ class _Supervisor:
 
     def _kill_agent(self, why: str) -> None:
         if why:
-            print(f"launch: {why}; killed", file=sys.stderr, flush=True)
+            print(f"launch: {why}", file=sys.stderr, flush=True)
         self.killed = True
         self.agent.kill()
-        self.agent.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self.agent.wait(LEAVE_S)
 
     def _codes(self) -> set[int | None]:
         """How the last ranks ended, or those told to leave, by their own account; None for one that gave none."""
@@ -132,6 +156,7 @@ class _Supervisor:
 
     def _code(self) -> int:
         code, codes = self.agent.returncode, self._codes()
+        code = -signal.SIGKILL if code is None else code  # not even that has ended it
         if self.asked and not self.told:
             return REQUEUE  # before the ranks had anything to save
         if codes == {REQUEUE} and (code >= 0 or self.killed):
@@ -143,11 +168,18 @@ class _Supervisor:
         return code if code > 0 else 128 - code
 
     def _clear(self) -> None:
-        """End what the agent left: its ranks, which end with it if they can, and what they started."""
+        """End what is left of the agent and its ranks, which end with it if they can, and what they started."""
         deadline = time.monotonic() + LEAVE_S
         _send(signal.SIGTERM, _orphans())
         while left := _orphans():  # the end of one may orphan others
             time.sleep(TICK_S)
+            if time.monotonic() > deadline + LEAVE_S:
+                print(
+                    f"launch: SIGKILL does not end {left}: do they wait for a disk or a device?",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                return
             if time.monotonic() > deadline or not any(catches(pid, signal.SIGTERM) for pid in left):
                 _send(signal.SIGKILL, _orphans())
 

@@ -2,16 +2,20 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from gsam.launch.supervise import AGAIN_S
 from gsam.train.checkpoint import read
 from scripts.resume_check import differences, family, kill_all
 from tests.integration.test_faults import SMALL, settings
 from tests.integration.test_leaving import start
 from tests.integration.test_reproduce import MINIATURE
-from tests.processes import finish, last_line, training, until, until_step
+from tests.processes import ROOT, finish, last_line, training, until, until_step
 from tests.unit.test_launch import gone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -124,6 +128,70 @@ def test_any_script_can_be_launched(code, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     process = start([*LAUNCH, str(tmp_path / "script.py"), str(code)], tmp_path / "log")
     assert process.wait(60) == (1 if code else 0)  # torchrun's
+
+
+DEAF = """
+import os, sys, time
+from gsam.launch.rank import follow_agent
+follow_agent()
+from signal import SIGTERM, SIGUSR1, pthread_sigmask, SIG_BLOCK, SIGINT, signal
+if sys.argv[1] == "deaf":  # as a rank that waits in a driver: it has a handler, and never comes to it
+    signal(SIGUSR1, print)
+    pthread_sigmask(SIG_BLOCK, [SIGTERM, SIGUSR1, SIGINT])
+open(sys.argv[2], "w").close()
+time.sleep(300)
+"""
+SLURM_NODE = ("-m", "gsam.launch.nodes", "--this-node", "--standalone", "--nproc-per-node=1")
+
+
+def start_script(launch, mode, tmp_path, **env):
+    """(supervisor, process ids of it, torchrun and the rank), as soon as the script runs."""
+    (tmp_path / "script.py").write_text(DEAF)
+    started, log = tmp_path / "started", tmp_path / "log"
+    words = [sys.executable, *launch, str(tmp_path / "script.py"), mode, str(started)]
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        until(started.exists, process, log)
+    except BaseException:
+        kill_all(process)
+        raise
+    started.unlink()
+    return process, family(process.pid)
+
+
+def test_in_a_slurm_job_nothing_is_left_behind_either(tmp_path):
+    """torchrun ignores SIGTERM there: Slurm sends it to every process."""
+    for victims in ([0], [1], [0, 1]):
+        process, pids = start_script(SLURM_NODE, "", tmp_path, SLURM_JOB_ID="7")
+        try:
+            for victim in victims:
+                os.kill(pids[victim], signal.SIGKILL)
+            process.wait(60)
+            assert len(pids) == 3 and all(gone(pid) for pid in pids), victims
+        finally:
+            for pid in filter(alive, pids):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_a_second_signal_ends_ranks_that_do_not_leave(tmp_path):
+    process, pids = start_script([*LAUNCH[:2], "--nproc-per-node=1"], "deaf", tmp_path)
+    try:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(AGAIN_S + 1)
+        assert process.poll() is None and all(map(alive, pids))  # in their own time
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 137 and not any(map(alive, pids))
+        assert "asked a second time" in (tmp_path / "log").read_text()
+    finally:
+        kill_all(process)
 
 
 STARTERS = {

@@ -25,11 +25,17 @@ def settled(*words):
 def test_torchruns_options_are_read_as_torchrun_reads_them(monkeypatch):
     words = "--nnodes 1:4 --max_restarts=3 --rdzv_backend c10d --rdzv-conf join_timeout=20,is_host=1"
     found = read([*words.split(), "train.py", "-m", "optimizer=sam,gsam", "--cfg", "job"])
-    assert found == Options((1, 4), 3, "c10d", "", {"join_timeout": "20", "is_host": "1"}, "")
+    assert found == Options((1, 4), 3, "c10d", "", {"join_timeout": "20", "is_host": "1"}, "", 7)
     assert found.elastic and found.rendezvous_s == 60 + 20 + 30
-    assert read(["train.py"]) == Options((1, 1), 0, "", "", {}, "")
+    assert read(["train.py"]) == Options((1, 1), 0, "", "", {}, "", 0)
+    short = read("--nnode=2 --max-restart 3 -t 1 -- train.py --nnodes=4 --max-restarts=7".split())
+    assert (short.nodes, short.max_restarts, short.count) == ((2, 2), 3, 5)
     with pytest.raises(ValueError, match="--nnodes=two --max-restarts=: numbers, as in --nnodes=2 or --nnodes=1:4"):
         read(["--nnodes=two", "train.py"])
+    with pytest.raises(ValueError, match="--rdzv-conf=join_timeout=abc: a number of seconds"):
+        read(["--rdzv-conf=join_timeout=abc", "train.py"])
+    with pytest.raises(ValueError, match="required: script.*; torchrun's options come before the script"):
+        read(["--nnodes=2"])
     monkeypatch.setenv("PET_NNODES", "8")  # torchrun's own variables
     assert read(["train.py"]).nodes == (8, 8) and not read(["train.py"]).elastic
 
@@ -38,13 +44,12 @@ def test_an_address_of_this_host_makes_it_the_host_of_the_rendezvous(monkeypatch
     """127.0.0.2 stands for an address that the host's name does not resolve to: torchrun alone would wait for ever."""
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     assert settled("--rdzv-endpoint=127.0.0.1:29500") == (
-        ["--local-addr=127.0.0.1", *TWO, "--rdzv-endpoint=127.0.0.1:29500", "train.py"],
+        [*TWO, "--rdzv-endpoint=127.0.0.1:29500", "--local-addr=127.0.0.1", "train.py"],
         {"GLOO_SOCKET_IFNAME": "lo"},
     )
     monkeypatch.setattr(network, "_loopback", lambda text: False)
     words, _ = settled("--rdzv-endpoint=127.0.0.2:29500", "--rdzv-conf", "join_timeout=20")
-    assert words[:2] == ["--rdzv-conf=join_timeout=20,is_host=1", "--local-addr=127.0.0.2"]
-    assert "--rdzv-conf" not in words and words[-1] == "train.py"
+    assert words[-3:] == ["--rdzv-conf=join_timeout=20,is_host=1", "--local-addr=127.0.0.2", "train.py"]
     given = ["--rdzv-endpoint=127.0.0.2:29500", "--rdzv-conf=is_host=0", "--local-addr=127.0.0.1"]
     assert settled(*given)[0] == [*TWO, *given, "train.py"]
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
@@ -52,8 +57,14 @@ def test_an_address_of_this_host_makes_it_the_host_of_the_rendezvous(monkeypatch
 
 
 def test_one_host_and_other_backends_are_left_alone():
-    for words in (["--standalone"], ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=nowhere:1"], ["--nnodes=2"]):
+    for given in ("--standalone", "--nnodes=1 --rdzv-backend=c10d --rdzv-endpoint=nowhere:1", "--nnodes=2"):
+        words = [*given.split(), "train.py"]
         assert network.settle(words, read(words)) == (words, {})
+
+
+@pytest.mark.parametrize("endpoint", ["[::1]", "[::1]:29500", "::1:29500"])
+def test_an_endpoint_may_be_an_address_of_ipv6(endpoint):
+    assert "--local-addr=::1" in settled(f"--rdzv-endpoint={endpoint}")[0]
 
 
 def test_a_name_that_this_host_does_not_know_is_one_message():
@@ -125,6 +136,21 @@ def test_a_command_started_by_run_child_ends_with_the_starter():
         child = int(process.stdout.readline())
         process.kill()
         assert gone(child)
+
+
+CHILD = """
+import signal, sys; from gsam.launch.child import run
+run([sys.executable, "-uc", "import os, signal; print(os.getpid()); print(int(signal.sigwait([signal.SIGUSR1])))"], ())
+"""
+
+
+def test_srun_is_asked_to_let_its_tasks_save_when_what_started_it_is_killed():
+    """To srun SIGTERM means to kill at once; SIGUSR1 it passes on."""
+    masked = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n" + CHILD
+    with subprocess.Popen([sys.executable, "-c", masked], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        process.kill()
+        assert process.stdout.readline() == f"{int(signal.SIGUSR1)}\n" and gone(child)
 
 
 def test_help_is_ours_and_then_torchruns():
