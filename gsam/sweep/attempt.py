@@ -16,7 +16,8 @@ from gsam.sweep.settings import Pruner
 from gsam.sweep.study import Taken
 from gsam.sweep.training import Share, evaluations, last_words, start, value_of, writer
 
-ENDING_S = 60  # for the process of a training that is done
+ENDING_S = 60  # for the process of a training that is done, and again after SIGTERM
+PRUNE_AFTER = 0.25  # part of a trial's evaluations before which the pruner is not asked: warm-up tells nothing
 Say = Callable[[str], None]
 
 
@@ -47,7 +48,8 @@ class Attempt:
         self._asked: str | None = None  # to leave, and the kind of outcome that this will be: pruned | left | taken
         self._told: subprocess.Popen | None = None  # the process that was asked
         self._waited = False
-        self._done = 0.0  # when the training was first seen to be
+        self._done = 0.0  # when the training was first seen to be, or was asked to end after that
+        self._ending = False  # it was
 
     def poll(self) -> None:
         """Go on; sets `outcome` at the end. May be called again after any exception of the storage."""
@@ -71,10 +73,13 @@ class Attempt:
         self._done = self._done or time.monotonic()
         if time.monotonic() - self._done < ENDING_S:
             return None
-        self._say(f"{self.name}: its training is done, but its process has not ended for {ENDING_S} s; killed")
-        process.kill()
-        process.wait()
-        return 0
+        if self._ending:
+            process.kill()
+            return process.wait()
+        self._say(f"{self.name}: its training is done, but its process has not ended for {ENDING_S} s; ending it")
+        process.terminate()  # a supervisor then ends its ranks
+        self._ending, self._done = True, time.monotonic()
+        return None
 
     def leave(self, why: str = "left", again: bool = False) -> None:
         """Ask the training to save and leave, once; why: the kind of outcome that this will be. again: although it was asked
@@ -91,7 +96,7 @@ class Attempt:
     def _begin(self) -> None:
         self.folder = self.plan.run_folder(self.point, self.seed)
         self._log = self.plan.folder / "logs" / f"{self._stem}_seed_{self.seed}.log"
-        self._size, self._done = -1, 0.0
+        self._size, self._done, self._ending = -1, 0.0, False
         if (self.folder / "DONE").exists():  # by an attempt before, or another sweep
             self._report()
             self._finished()
@@ -126,17 +131,23 @@ class Attempt:
             return False
         complete = self.trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         whole = max((len(trial.intermediate_values) for trial in complete), default=0)
-        return bool(whole) and self._reported > self.plan.config.prune_after * whole
+        return bool(whole) and self._reported > PRUNE_AFTER * whole
 
     def _ended(self, code: int) -> None:
-        if code == 0:
+        if code == 0 or (self.folder / "DONE").exists():
             self._finished()
+            self.process = None
+        elif self._was_refused():  # another trial of the same run was faster
             self.process = None
         elif code in (REQUEUE, -signal.SIGTERM, ORPHANED):  # the latter two: before it could take the signal
             self.outcome = Outcome(self._asked or "left")
         else:
             how = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
             self.outcome = Outcome("failed", reason=f"seed {self.seed}: {how}: {last_words(self._log)}")
+
+    def _was_refused(self) -> bool:
+        """Whether the training ended because another one writes its folder, or did when this one started."""
+        return writer(self.folder) is not None or "is being written by" in last_words(self._log)
 
     def _finished(self) -> None:
         """One seed is trained."""

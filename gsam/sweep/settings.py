@@ -28,7 +28,6 @@ class Pruner(Enum):
     none = "none"
     median = "median"
     halving = "halving"
-    hyperband = "hyperband"
 
 
 class Metric(Enum):
@@ -62,9 +61,7 @@ class SweepConfig:
     metric: Metric = Metric.top1
     """of the last evaluation during training: top1 | top5 (highest wins), nll | ece (lowest wins)"""
     pruner: Pruner = Pruner.none
-    """none | median | halving | hyperband: Optuna's, asked after each evaluation"""
-    prune_after: float = 0.25
-    """part of a trial's evaluations before which the pruner is not asked: those of the warm-up tell nothing"""
+    """none | median | halving: Optuna's, asked after each evaluation from a quarter of a trial's on"""
     name: str | None = None
     """of the study and of its folder below <run.root>/sweeps/; None: that of the file, with experiment= also theirs"""
     storage: str | None = None
@@ -88,8 +85,6 @@ class SweepConfig:
             yield f"sweep.trials={self.trials}: a grid has as many trials as points; leave it out"
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             yield f"sweep.seeds={self.seeds}: at least one, each once"
-        if not 0 <= self.prune_after < 1:
-            yield f"sweep.prune_after={self.prune_after}: must be in [0, 1)"
         if not self.grace_s > 0:
             yield f"sweep.grace_s={self.grace_s}: must be positive"
         if self.name is not None and (not self.name or "/" in self.name or self.name.startswith(".")):

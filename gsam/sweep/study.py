@@ -18,7 +18,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.study import Study
@@ -40,7 +40,6 @@ PRUNERS: dict[Pruner, Callable[[], BasePruner]] = {
     Pruner.none: NopPruner,
     Pruner.median: MedianPruner,
     Pruner.halving: SuccessiveHalvingPruner,
-    Pruner.hyperband: HyperbandPruner,
 }
 
 

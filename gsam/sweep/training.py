@@ -48,8 +48,6 @@ def start(overrides: Sequence[str], share: Share, log: Path) -> subprocess.Popen
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if share.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
-    if share.cores is not None and len(share.cores) == 1:
-        env.setdefault("NUMBA_THREADING_LAYER", "omp")  # numba's TBB pool of one thread hangs when the process exits
     with log.open("ab") as out:
         return subprocess.Popen(
             training_command(overrides, len(share.gpus)), env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,

@@ -198,6 +198,17 @@ def test_a_worker_that_stands_still_loses_its_trial_and_nothing_is_trained_twice
     assert (row["state"], row["attempts"]) == ("complete", 2) and _logs(root).count("small_convnet, 281,258") == 1
 
 
+def test_two_trials_of_one_run_train_it_once(tmp_path, fashion_root):
+    """A sampler may draw the same point twice."""
+    root, log = tmp_path / "runs", tmp_path / "log"
+    command = ["sweep=rho", f"run.root={root}", "optimizer.rho=choice(0.02)", "sweep.sampler=random", "sweep.trials=2",
+               "sweep.jobs=2", *SMALL, "train.epochs=10st", f"paths.fashion_mnist={fashion_root}"]  # fmt: skip
+    assert sweep(command, log) == 0, log.read_text()
+    one, two = results(root)
+    assert one["state"] == two["state"] == "complete" and one["runs"] == two["runs"] and one["value"] == two["value"]
+    assert len(list(root.glob("quickstart/*"))) == 1 and _logs(root).count("small_convnet, 281,258") == 1
+
+
 def test_trainings_that_start_together_write_the_data_set_once(tmp_path, fashion_root):
     """FFCV's files of Fashion-MNIST are made by the first training that finds none: the others wait for it."""
     root, log = tmp_path / "runs", tmp_path / "log"

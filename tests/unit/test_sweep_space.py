@@ -126,11 +126,10 @@ def test_wrong_keys_of_the_sweep_are_one_message():
     assert problems("sweep=fig44") == ["sweep=fig44: unknown; did you mean sweep=fig4?"]
     assert problems("optimizer.rho=1,2")[0].startswith("sweep=None: unknown; choose: fig4, ")
     assert problems("sweep=rho", "sweep.sampler=tpe", "sweep.jobs=0", "sweep.seeds=[1,1]", "sweep.name=a/b",
-                    "sweep.prune_after=1", "train.seed=1", "run.dir=x") == [
+                    "train.seed=1", "run.dir=x") == [
         "sweep.jobs=0: must be at least 1",
         "sweep.sampler=tpe never ends of itself; give sweep.trials=<number>",
         "sweep.seeds=[1, 1]: at least one, each once",
-        "sweep.prune_after=1.0: must be in [0, 1)",
         "sweep.name=a/b: the name of a folder",
         "train.seed: each training has its own; give sweep.seeds=[0,1,2]",
         "run.dir: each training has its own; give run.root=<folder>",

@@ -58,12 +58,15 @@ def test_a_training_gets_sigterm_when_its_worker_is_killed(tmp_path, monkeypatch
     process.join()
 
 
-def test_a_training_that_is_done_but_does_not_end_is_ended(tmp_path, monkeypatch):
+@pytest.mark.parametrize("obeys", [True, False], ids=["SIGTERM", "SIGKILL"])
+def test_a_training_that_is_done_but_does_not_end_is_ended(obeys, tmp_path, monkeypatch):
+    """It is asked first: a supervisor ends its ranks then."""
     plan = plan_of(tmp_path, "optimizer.rho=choice(0.1)")
     taken, said = ledger_of(plan).take(), []
     row = '{"kind": "eval", "step": 1, "weights": "raw", "top1": 0.5}'
     code = (
-        "import pathlib, sys, time; folder = pathlib.Path(sys.argv[1]); folder.mkdir(parents=True);"
+        "import pathlib, signal, sys, time; folder = pathlib.Path(sys.argv[1]); folder.mkdir(parents=True);"
+        f"signal.signal(15, lambda *_: ((folder / 'asked').touch(), {obeys} and sys.exit(3)));"
         f"(folder / 'metrics.jsonl').write_text('{row}\\n'); (folder / 'DONE').touch(); time.sleep(100)"
     )
     folder = str(plan.run_folder(taken.point, 0))
@@ -74,6 +77,42 @@ def test_a_training_that_is_done_but_does_not_end_is_ended(tmp_path, monkeypatch
     attempt = Attempt(taken, plan, Share(), said.append)
     _until(lambda: attempt.poll() or attempt.outcome)
     assert attempt.outcome == Outcome("complete", 0.5) and "its process has not ended" in said[-1]
+    assert (plan.run_folder(taken.point, 0) / "asked").exists()
+
+
+@pytest.mark.parametrize("later", ["still writing", "done", "left"])
+def test_a_training_that_another_one_keeps_from_its_folder_is_no_failure(later, tmp_path, monkeypatch):
+    """Two trials of one run start together: who is refused waits for the other, and goes on from what that has left."""
+    plan = plan_of(tmp_path, "optimizer.rho=choice(0.1)")
+    taken, said = ledger_of(plan).take(), []
+    folder = plan.run_folder(taken.point, 0)
+    folder.mkdir(parents=True)
+    row = '{"kind": "eval", "step": 1, "weights": "raw", "top1": 0.5}'
+    finish = f"(folder / 'metrics.jsonl').write_text('{row}\\n'); (folder / 'DONE').touch()"
+    lock = "import fcntl, pathlib, sys; folder = pathlib.Path(sys.argv[1]); file = (folder / '.lock').open('a+');"
+    refused = [sys.executable, "-c", "import sys; sys.exit('error: run.dir=x is being written by process 1')"]
+    trains = [sys.executable, "-c", lock + finish, str(folder)]
+    commands = [refused, trains]
+    monkeypatch.setattr("gsam.sweep.training.training_command", lambda words, gpus: commands.pop(0))
+    attempt = Attempt(taken, plan, Share(), said.append)
+    attempt.poll()
+    code = lock + f"fcntl.lockf(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read(); {finish}"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        if later == "done":
+            other.communicate()
+        elif later == "left":
+            other.kill()
+            other.wait()
+        attempt.process.wait()
+        _until(lambda: attempt.poll() or said or attempt.outcome)
+        if later == "still writing":
+            assert attempt.outcome is None and f"is still being written (process {other.pid}); waiting" in said[-1]
+            other.communicate()
+    _until(lambda: attempt.poll() or attempt.outcome)
+    assert attempt.outcome == Outcome("complete", 0.5) and len(commands) == (0 if later == "left" else 1)
 
 
 def _until(happened):
