@@ -13,10 +13,11 @@ def main(cfg: DictConfig) -> None:
     leave_when_asked()
     from gsam.config import load
     from gsam.runtime import Runtime
-    from gsam.train import submit
     from gsam.train.trainer import Trainer
 
     if "launcher" in cfg:
+        from gsam.train import submit
+
         return submit.training(load(cfg))
     with Runtime.start() as runtime:
         Trainer(load(cfg, world=runtime.world), runtime).fit()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 THIS_NODE = "--this-node"  # gsam.launch.nodes
-TRAIN = Path(__file__).resolve().parents[2] / "train.py"
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ROOT / "train.py"
 
 
 def training_command(overrides: Sequence[str], gpus: int) -> list[str]:
@@ -21,5 +22,6 @@ def command(words: Sequence[str], processes: int) -> list[str]:
         return [sys.executable, "-m", "gsam.launch.nodes", str(max(1, processes)), *words]
     if processes <= 1:
         return [sys.executable, *words]
-    module = ["gsam.launch.nodes", THIS_NODE] if "SLURM_JOB_ID" in os.environ else ["gsam.launch"]
-    return [sys.executable, "-m", *module, "--standalone", f"--nproc-per-node={processes}", *words]
+    in_job = "SLURM_JOB_ID" in os.environ
+    launch = ["-m", "gsam.launch.nodes", THIS_NODE] if in_job else [str(ROOT / "scripts" / "launch.py")]
+    return [sys.executable, *launch, "--standalone", f"--nproc-per-node={processes}", *words]

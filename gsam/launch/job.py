@@ -5,15 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gsam.cli import REQUEUE
 from gsam.launch.allocation import command
 from gsam.launch.child import run
-from gsam.launch.nodes import ANSWER_S, lost
+from gsam.launch.nodes import down, silent
 
+ASK_S = 5
+ASK_NODES_S = 30
 TIME_LIMIT = signal.SIGUSR2  # `--signal=B:USR2@<grace_s>`
+RETRY_S = 60  # for a controller of Slurm that is busy or starts again
+NOTICED_S = 240  # after which Slurm says that a node is down, or does not respond: it asks each SlurmdTimeout / 3
 GIVEN_UP_S = 900  # after which Slurm surely has ended the jobs of a node that is gone (SlurmdTimeout, 300 by default)
 
 
@@ -37,19 +42,15 @@ class Job:
         words = [sys.executable, *self.words] if self.processes is None else command(self.words, self.processes)
         # SIGTERM comes when Slurm ends the job; all its processes get it, srun's tasks too.
         code, seen = run(words, (TIME_LIMIT, signal.SIGTERM, signal.SIGUSR1))
-        if code == REQUEUE and _state() == "RUNNING":  # else Slurm has ended it: scancel, requeue or preemption
+        if code == REQUEUE and _state() in ("RUNNING", ""):  # else Slurm has ended it: scancel, requeue or preemption
             if TIME_LIMIT in seen and self._checkpoints() == before:
                 _say("the time limit came before this start's first checkpoint: it ends here; give more launcher.time")
             else:
                 _start_again("left and saved")
-        elif code and not seen and lost():
-            _say("a node does not answer; waiting for it, or for Slurm to give it up and to start this job again")
-            deadline = time.monotonic() + GIVEN_UP_S
-            while lost():
-                if time.monotonic() > deadline:
-                    sys.exit(code)
-                time.sleep(ANSWER_S)
-            _start_again("it answers")
+        elif code and not seen and silent() and _within(NOTICED_S, lambda: down() or not silent(), ASK_NODES_S):
+            _say("a node is lost; waiting for it, or for Slurm to give it up and to start this job again")
+            if _within(GIVEN_UP_S, lambda: not silent(), ASK_NODES_S):
+                _start_again("it answers")
         if code:
             sys.exit(code)
 
@@ -68,14 +69,35 @@ def job_id() -> str:
 
 def _start_again(why: str) -> None:
     _say(f"{why}; starting again")
-    subprocess.run(["scontrol", "requeue", job_id()], check=True)
+    if not _within(RETRY_S, lambda: _slurm("scontrol", "requeue", job_id()) is not None):
+        _say("Slurm has not taken that: it ends here; the same command submits it again")
+        sys.exit(REQUEUE)
 
 
 def _state() -> str:
-    run = subprocess.run(
-        ["squeue", "--noheader", f"--jobs={job_id()}", "--format=%T"], stdout=subprocess.PIPE, text=True
-    )
-    return run.stdout.strip()
+    """Nothing where Slurm does not say."""
+    found: list[str] = []
+
+    def ask() -> bool:
+        found.append(_slurm("squeue", "--noheader", f"--jobs={job_id()}", "--format=%T") or "")
+        return found[-1] != ""
+
+    _within(RETRY_S, ask)
+    return found[-1]
+
+
+def _slurm(*words: str) -> str | None:
+    """Output; None when the command fails, which has said why."""
+    run = subprocess.run(words, stdout=subprocess.PIPE, text=True)
+    return None if run.returncode else run.stdout.strip()
+
+
+def _within(seconds: float, happened: Callable[[], bool], every_s: float = ASK_S) -> bool:
+    """Whether it does."""
+    deadline = time.monotonic() + seconds
+    while not (true := happened()) and time.monotonic() < deadline:
+        time.sleep(every_s)
+    return true
 
 
 def _say(text: str) -> None:

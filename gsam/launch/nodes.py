@@ -27,7 +27,7 @@ def run(processes: int, words: Sequence[str]) -> int:
     with socket.create_server(("", 0)) as free:  # the batch script, and so this process, runs on the first node
         port = free.getsockname()[1]
     srun = [
-        "srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none",
+        *_on_each(nodes),
         "--cpu-bind=none",  # else Slurm may bind a node's only task, and all its ranks, to one core
         "--kill-on-bad-exit=0", "--wait=60",  # the nodes leave together; one whose peers failed has a minute to notice
     ]  # fmt: skip
@@ -51,14 +51,28 @@ def run_here(torchrun: Sequence[str]) -> int:
     return supervised(torchrun)
 
 
-def lost() -> bool:
-    """Whether a node of this job, of several, runs nothing any more."""
+def silent() -> bool:
+    """Whether a node of this job, of several, starts nothing, for whatever reason: known at once."""
     nodes = os.environ["SLURM_JOB_NUM_NODES"]
-    ask = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none", "--overlap", "true"]
     try:
-        return nodes != "1" and subprocess.run(ask, timeout=ANSWER_S).returncode != 0
+        return (
+            nodes != "1"
+            and subprocess.run([*_on_each(nodes), "--overlap", "/bin/true"], timeout=ANSWER_S).returncode != 0
+        )
     except subprocess.TimeoutExpired:
         return True
+
+
+def down() -> bool:
+    """Whether Slurm says of a node of this job that it is down, or (*) does not respond: known after a while."""
+    ask = ["sinfo", "--noheader", "--Node", f"--nodes={os.environ['SLURM_JOB_NODELIST']}", "--format=%T"]
+    states = subprocess.run(ask, stdout=subprocess.PIPE, text=True).stdout.split()
+    return any(state.endswith("*") or state.startswith("down") for state in states)
+
+
+def _on_each(nodes: str) -> list[str]:
+    """One task per node, with the environment of this process whatever the cluster's or the job's --export is."""
+    return ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none", "--export=ALL"]
 
 
 def _address(node: str) -> str:

@@ -11,7 +11,22 @@ KEYS = {
     "qos": "launcher.qos", "constraint": "launcher.constraint", "cpus-per-task": "launcher.cpus_per_node",
     "array": "launcher.workers", "signal": "launcher.grace_s",
 }  # fmt: skip
-OURS = ("job-name", "output", "error", "open-mode", "requeue", "no-requeue", "ntasks", "ntasks-per-node", "chdir")
+OURS = (
+    "job-name",
+    "output",
+    "error",
+    "open-mode",
+    "requeue",
+    "no-requeue",
+    "ntasks",
+    "ntasks-per-node",
+    "ntasks-per-gpu",
+    "chdir",
+    "export",
+    "wait",
+    "parsable",
+    "test-only",
+)
 GPUS = {"gres", "gpus", "gpus-per-node", "gpus-per-task"}  # the cluster's own word for them, instead of --gpus-per-node
 TIME = re.compile(r"(?=.)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?")
 SLURM_TIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):\d\d")
@@ -37,7 +52,7 @@ class SlurmConfig:
     setup: list[str] = field(default_factory=list)
     """lines of shell at the job's start, such as `module load cuda`"""
     extra: dict[str, Any] = field(default_factory=dict)
-    """further options of sbatch: {mem: 64G, mail-type: END, exclusive: true}"""
+    """further options of sbatch: {mem: 64G, mail-type: [END, FAIL], exclusive: true}; null and false: not given"""
     workers: int = 1
     """jobs that work on one sweep (scripts/sweep.py), as an array"""
 
@@ -81,7 +96,13 @@ class SlurmConfig:
                 yield f"launcher.grace_s={self.grace_s}: must be less than launcher.time={self.time}"
         except ValueError as error:
             yield f"launcher.time={self.time}: {error}"
-        for key in map(_option, self.extra):
+        for key, value in ((_option(key), value) for key, value in self.extra.items()):
+            if (
+                isinstance(value, dict)
+                or isinstance(value, list)
+                and any(isinstance(each, (dict, list)) for each in value)
+            ):
+                yield f"launcher.extra.{key}={value}: give one value, or a list of values"
             if key in KEYS:
                 yield f"launcher.extra.{key}: set {KEYS[key]} instead"
             elif key in OURS:
@@ -89,8 +110,9 @@ class SlurmConfig:
 
     @property
     def options(self) -> dict[str, Any]:
-        """`extra` with the names of sbatch's options."""
-        return {_option(key): value for key, value in self.extra.items()}
+        """`extra` as sbatch's options."""
+        given = {_option(key): value for key, value in self.extra.items() if value is not None and value is not False}
+        return {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in given.items()}
 
 
 def _option(key: str) -> str:

@@ -26,7 +26,8 @@ def submit(script: str, overrides: Sequence[str], name: str, folder: Path, setti
     job = Job([str(ROOT / script), *overrides], settings.processes, str(folder.absolute()))
     (number,) = _submit([job], name, folder / "slurm", settings)
     gpus = f"{settings.gpus_per_node} GPUs" if settings.gpus_per_node else "1 process"
-    print(f"{name}: Slurm job {number}, {settings.nodes} node(s) with {gpus} each, {settings.time}")
+    cores = f"{settings.cpus_per_node} cores" if settings.cpus_per_node else "the cluster's default number of cores"
+    print(f"{name}: Slurm job {number}, {settings.nodes} node(s) with {gpus} and {cores} each, {settings.time}")
     _where(number, folder / "slurm" / f"{number}_0_log.out", "it saves and leaves; the same command submits it again")
 
 
@@ -45,7 +46,7 @@ def submit_workers(
 
 
 def _where(number: str, log: Path, then: str) -> None:
-    print(f"  watch   squeue --jobs={number}; tail -F {log}")
+    print(f"  watch   squeue --jobs={number}; tail -F {shlex.quote(str(log.parent))}/{log.name}")
     print(f"  cancel  scancel {number}    # {then}", flush=True)
 
 
@@ -109,14 +110,15 @@ def _forget_this_job() -> None:
 
 @contextmanager
 def _leaving_nothing(logs: Path):
-    """A submission that fails leaves no files and folders: the corrected command may use them."""
-    before = set(logs.iterdir()) if logs.is_dir() else set()
+    """A submission that fails leaves no folders, and no files where there were none: the corrected command may use them. Files
+    among those of another submission stay: they may be its own."""
     new = [folder for folder in (logs, *logs.parents) if not folder.exists()]
     try:
         yield
     except BaseException:
-        for file in set(logs.iterdir()) - before if logs.is_dir() else ():
-            file.unlink()
+        if logs in new and logs.is_dir():
+            for file in logs.iterdir():
+                file.unlink()
         for folder in new:
             with suppress(OSError):  # not empty
                 folder.rmdir()

@@ -176,6 +176,12 @@ def test_every_combination_of_a_multirun_is_a_job_of_its_own(slurm, train, tmp_p
     assert len(logs) == 2 and all("2 rank(s)" in log for log in logs)
     scripts = [path.read_text() for path in tmp_path.glob("quickstart/*/slurm/*_submission.sh")]
     assert len(scripts) == 2 and all("\nexport GREETING=hello\n" in text for text in scripts)
+    for option in (
+        "signal=B:USR2@180",
+        "requeue",
+        "open-mode=append",
+    ):  # the time limit lets the job save, and start again
+        assert all(f"\n#SBATCH --{option}\n" in text for text in scripts)
 
 
 def test_what_sbatch_refuses_is_one_message_and_leaves_nothing(train, tmp_path):

@@ -23,6 +23,9 @@ MISTAKES = {
     "launcher.time=2m": "launcher.grace_s=180: must be less than launcher.time=2m",
     "launcher.extra.time=5": "launcher.extra.time: set launcher.time instead",
     "launcher.extra.open_mode=truncate": "launcher.extra.open-mode: cannot be set; saving and continuing depend on it",
+    "launcher.extra.wait=true": "launcher.extra.wait: cannot be set",
+    "launcher.extra.export=NONE": "launcher.extra.export: cannot be set",
+    "launcher.extra.gres={gpu:8}": "launcher.extra.gres={'gpu': 8}: give one value, or a list of values",
     "launcher.workers=8": "launcher.workers=8: workers are for scripts/sweep.py; a training is one job",
     "launcher.cpus_per_node=4 data.workers=5": "choose from 1 to 4, 1 per core of a host, or null",
     "launcher.nodes=3": "train.batch_size=250 is not divisible by 24 ranks x train.accumulate=1; nearest: 240 or 264",
@@ -63,16 +66,29 @@ def test_times(text, minutes):
     assert SlurmConfig(time=text).minutes == minutes
 
 
+def test_options_of_sbatch_are_written_as_it_reads_them():
+    extra = {"mail_type": ["END", "FAIL"], "exclusive": True, "hold": False, "gres": None, "--nice": 0}
+    assert SlurmConfig(extra=extra).options == {"mail-type": "END,FAIL", "exclusive": True, "nice": 0}
+
+
+def test_what_does_not_reach_the_job_is_refused(fashion_root, tmp_path):
+    words = ["experiment=quickstart", f"paths.fashion_mnist={fashion_root}", f"run.root={tmp_path}", "launcher=slurm"]
+    words += ["launcher.gpus_per_node=1", "hydra.verbose=false", "--config-name=train"]
+    run = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert run.returncode == 2 and "Hydra's own options do not reach the job" in run.stderr, run.stderr
+    assert "error: hydra.verbose=false --config-name=train: " in run.stderr
+
+
 def test_one_training_on_what_is_at_hand(monkeypatch):
     for key in ("SLURM_JOB_NUM_NODES", "SLURM_JOB_ID"):
         monkeypatch.delenv(key, raising=False)
     plain = [str(TRAIN), "optimizer=sam"]
     assert training_command(["optimizer=sam"], 0) == training_command(["optimizer=sam"], 1) == [sys.executable, *plain]
-    supervised = [sys.executable, "-m", "gsam.launch", "--standalone", "--nproc-per-node=4", *plain]
+    supervised = [sys.executable, str(ROOT / "scripts/launch.py"), "--standalone", "--nproc-per-node=4", *plain]
     assert training_command(["optimizer=sam"], 4) == supervised
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
-    assert training_command(["optimizer=sam"], 4)[2:] == ["gsam.launch.nodes", "--this-node", *supervised[3:]]
+    assert training_command(["optimizer=sam"], 4)[2:] == ["gsam.launch.nodes", "--this-node", *supervised[2:]]
     assert training_command(["optimizer=sam"], 1) == [sys.executable, *plain]
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     assert training_command(["optimizer=sam"], 4) == [sys.executable, "-m", "gsam.launch.nodes", "4", *plain]

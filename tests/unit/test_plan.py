@@ -69,7 +69,7 @@ def test_vanilla_is_computed_64_images_at_a_time():
     assert vanilla.overrides[-1] == "train.accumulate=8" and given.overrides[-1] == "train.accumulate=4"
     assert gsam.overrides == ["experiment=table1/resnet50_gsam", "train.seed=0"]
     command = train_command(gsam.overrides, Request(select("table1"), **options))
-    assert command[1:5] == ["-m", "gsam.launch", "--standalone", "--nproc-per-node=8"]
+    assert command[1].endswith("scripts/launch.py") and command[2:4] == ["--standalone", "--nproc-per-node=8"]
     assert command[-1] == "run.root=nowhere"
 
 
