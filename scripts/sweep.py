@@ -1,6 +1,7 @@
 """Train over a space of settings: grids of the paper, random and guided searches; by any number of processes and machines."""
 
 import argparse
+import signal
 import sys
 import textwrap
 from functools import partial
@@ -24,7 +25,8 @@ takes a part of the training pictures for that.
 
 The same command continues, wherever it was ended, in as many terminals and on as many machines as you like. When all is done it
 prints the results. Everything is in <run.root>/sweeps/<name>/: results.csv, results.jsonl, sweep.png, logs/, journal.log.
-Exit code 0: all is there. 1: some trial failed, the rest was done. 2: wrong input. 75: asked to leave; run it again.
+Exit code 0: nothing is left to do; in a Slurm job other workers may still be at it, then the last line says so. 1: some trial
+failed, the rest was done; or the journal was damaged meanwhile. 2: wrong input. 75: left before the end; run it again.
 """
 
 
@@ -49,30 +51,40 @@ def main() -> int:
 
     from gsam.cli import REQUEUE
     from gsam.sweep import run
+    from gsam.sweep.storage import DamagedJournal
 
     console = Console(highlight=False)
     say = partial(console.print, markup=False, soft_wrap=True)
     try:
         sweep = run.prepare(args.words)
-        if args.dry_run:
-            run.preview(
-                sweep, console.print
-            )  # the cost of what cannot run here, for want of the pictures, can be asked for
+        if (
+            args.dry_run
+        ):  # before the checks: also the cost of what cannot run here, for want of the pictures, can be asked for
+            run.preview(sweep, console.print)
         sweep.plan.check(sweep.world)
         if args.dry_run:
             return 0
         if sweep.launcher is not None:
-            run.submit(sweep, ["--retry-failed"] * args.retry_failed)
+            run.submit(sweep, say, args.retry_failed)
             return 0
-        left, failed = run.work(sweep, say, console.print, args.retry_failed)
-    except ValueError as error:
+        ledger = run.join(sweep, say, args.retry_failed)
+    except (ValueError, DamagedJournal) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    try:
+        left, failed = run.work(ledger, sweep.shares, say, console.print)
+    except DamagedJournal as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if left:
-        print("asked to leave; what was done is saved, the same command continues", file=sys.stderr)
+        print("left before the end; what was done is saved, the same command continues", file=sys.stderr)
         return REQUEUE
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
+    from gsam.cli import leave_when_asked
+
+    leave_when_asked()
     sys.exit(main())

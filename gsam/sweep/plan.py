@@ -8,14 +8,15 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gsam.catalogue import choice
 from gsam.cli import CONFIGS, forced
 from gsam.config import load, read_composed, run_place
-from gsam.fill import ConfigError
+from gsam.fill import ConfigError, advice
 from gsam.recipes import compose, values
-from gsam.sweep.settings import Sampler, SweepConfig
-from gsam.sweep.space import Axes, Point, axes_of, corners, described, grid, parse
+from gsam.sweep.settings import TAKEN, Sampler, SweepConfig
+from gsam.sweep.space import Axes, Choices, Point, axes_of, corners, described, grid, parse
 
 
 class Plan:
@@ -32,6 +33,8 @@ class Plan:
                 own[key] = parse(key, text)
             except ValueError as error:
                 problems.append(str(error))
+        for key, axis in own.items():
+            problems += _unknown_choices(key, axis.values if isinstance(axis, Choices) else (texts[key],))
         fixed = [key for key, axis in own.items() if axis is None]
         self.overrides = [f"{key}={texts[key]}" for key in fixed]
         self.space: dict[str, Axes] = {}
@@ -43,6 +46,9 @@ class Plan:
                 self.space[experiment] = dict(sorted(axes.items()))
             except ValueError as error:
                 problems.append(str(error))
+        for key in dict.fromkeys(key for axes in self.space.values() for key in axes):
+            if key in TAKEN or key.startswith("run."):
+                problems.append(f"{key}: no axis; give {TAKEN.get(key, f'{key} one value')}")
         if not problems and not any(self.space.values()):
             problems.append("nothing varies: give a key several values, e.g. optimizer.rho=0.05,0.1")
         if config.sampler is not Sampler.grid and not all(self.space.values()):
@@ -57,8 +63,19 @@ class Plan:
         except ValueError as error:
             raise ConfigError([str(error)]) from None
         self.total = len(self.points) if self.points is not None else config.trials or 0
-        self.root = Path(next((w.split("=", 1)[1] for w in self.overrides if w.startswith("run.root=")), "runs"))
+        self.root = self._root()
         self.folder = self.root / "sweeps" / str(config.name)
+
+    def _root(self) -> Path:
+        """run.root, wherever it comes from. Raises ConfigError."""
+        try:
+            first = [corners({experiment: axes})[0] for experiment, axes in self.space.items()]
+            roots = {str(OmegaConf.select(self.config_of(point, self.config.seeds[0]), "run.root")) for point in first}
+        except (ValueError, OmegaConfBaseException) as error:
+            raise ConfigError([str(error)]) from error
+        if len(roots) > 1:
+            raise ConfigError([f"run.root: the experiments have different ones, {', '.join(sorted(roots))}; give one"])
+        return Path(roots.pop())
 
     def training(self, point: Point, seed: int) -> list[str]:
         """Overrides of train.py."""
@@ -125,6 +142,14 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "")
             yield from differences(old, new, name)
         elif old != new and not (at == "fixed" and None in (old, new)):  # an experiment less or more: `space` says so
             yield f"{name}: {_short(old)} before, now {_short(new)}"
+
+
+def _unknown_choices(key: str, values: Sequence[Any]) -> Iterator[str]:
+    """Files that a group of configurations does not have."""
+    known = sorted(str(path.relative_to(CONFIGS / key).with_suffix("")) for path in (CONFIGS / key).rglob("*.yaml"))
+    for value in values if known else ():
+        if str(value) not in known:
+            yield f"{key}={value}: unknown" + advice(str(value), known, f"{key}=", "choose")
 
 
 def _short(value: Any) -> str:

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -78,7 +78,7 @@ def best(table: Sequence[Mapping[str, Any]], higher: bool) -> Mapping[str, Any] 
 
 
 def write(plan: Plan, table: Sequence[Mapping[str, Any]]) -> None:
-    """results.jsonl, results.csv and sweep.png in the sweep's folder; each is whole or that of before."""
+    """results.jsonl and results.csv in the sweep's folder; each is whole or that of before."""
     write_atomic(plan.folder / "results.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table))
     keys = list(dict.fromkeys(key for row in table for key in row["settings"]))
     seeds = [str(seed) for seed in plan.config.seeds]
@@ -96,10 +96,18 @@ def write(plan: Plan, table: Sequence[Mapping[str, Any]]) -> None:
         }
         out.writerow([flat.get(name) for name in names])
     write_atomic(plan.folder / "results.csv", text.getvalue())
-    if any(row["value"] is not None for row in table):
-        picture = io.BytesIO()
-        draw(table, plan.config.metric.higher_is_better).savefig(picture, format="png", dpi=150)
-        write_atomic(plan.folder / "sweep.png", picture.getvalue())
+
+
+def picture(plan: Plan, table: Sequence[Mapping[str, Any]], say: Callable[[str], None]) -> None:
+    """sweep.png beside them, once there is a value. One that cannot be drawn is a line: no trial depends on it."""
+    if not any(row["value"] is not None for row in table):
+        return
+    file, image = plan.folder / "sweep.png", io.BytesIO()
+    try:
+        draw(table, plan.config.metric.higher_is_better).savefig(image, format="png", dpi=150)
+        write_atomic(file, image.getvalue())
+    except Exception as error:
+        say(f"{file} could not be drawn: {type(error).__name__}: {error}")
 
 
 def shown(plan: Plan, table: Sequence[Mapping[str, Any]]) -> Table:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import yaml
 from omegaconf import OmegaConf
 from rich.console import Group
 from rich.table import Table
@@ -19,10 +18,10 @@ from gsam.launch.settings import SlurmConfig
 from gsam.reproduce.cost import evaluations
 from gsam.reproduce.show import millions
 from gsam.sweep.plan import Plan
-from gsam.sweep.results import best, number, progress, rows, shown, write
-from gsam.sweep.settings import read
-from gsam.sweep.space import corners, described
-from gsam.sweep.storage import open_storage
+from gsam.sweep.results import best, number, picture, progress, rows, shown, write
+from gsam.sweep.settings import put, read, split
+from gsam.sweep.space import Point, corners, described
+from gsam.sweep.storage import OUTAGES, open_storage, why
 from gsam.sweep.study import Ledger, open_study
 from gsam.sweep.training import Share, shares
 from gsam.sweep.worker import Worker
@@ -61,7 +60,7 @@ def preview(sweep: Sweep, show: Show) -> None:
     """The points, or the space, and what they cost in gradient evaluations."""
     plan, config = sweep.plan, sweep.plan.config
     tried = plan.points if plan.points is not None else corners(plan.space)
-    costs = [evaluations(plan.config_of(point, config.seeds[0])) for point in tried]
+    costs = [_cost(plan, point) for point in tried]
     keys = list(dict.fromkeys(key for axes in plan.space.values() for key in axes))
     table = Table("experiment", *keys, "gradient evaluations")
     if plan.points is not None:
@@ -82,38 +81,60 @@ def preview(sweep: Sweep, show: Show) -> None:
     show(Group(*map(Text, lines), table, Text(f"together {total} gradient evaluations")))
 
 
-def submit(sweep: Sweep, options: Sequence[str]) -> None:
+def _cost(plan: Plan, point: Point) -> float | None:
+    """Gradient evaluations of a training; None where that cannot be said: `plan.check` says why."""
+    try:
+        return evaluations(plan.config_of(point, plan.config.seeds[0]))
+    except (ValueError, ArithmeticError, TypeError):
+        return None
+
+
+def join(sweep: Sweep, say: Say, retry_failed: bool) -> Ledger:
+    """A part in the study, which is made if there is none; retry_failed: all that failed is queued. Raises ValueError."""
+    plan = sweep.plan
+    try:
+        storage = open_storage(plan.folder, plan.config.storage)
+        ledger = Ledger(open_study(storage, plan), storage, plan, say)
+        if retry_failed:
+            ledger.queue_failed()
+    except OUTAGES as error:
+        raise ValueError(f"the study cannot be reached: {why(error)}") from error
+    return ledger
+
+
+def submit(sweep: Sweep, say: Say, retry_failed: bool) -> None:
     """An array of workers. Raises ValueError."""
     plan = sweep.plan
     assert sweep.launcher is not None
-    if (
-        plan.folder.exists() or plan.config.storage
-    ):  # a study of this name may be another sweep's: the workers would all refuse
-        open_study(open_storage(plan.folder, plan.config.storage), plan)
-    slurm.submit_workers(
-        SCRIPT, [*sweep.words, *options], f"sweep-{plan.config.name}", plan.folder, plan.root, sweep.launcher
-    )
+    if plan.folder.exists() or plan.config.storage:
+        # A study of this name may be another sweep's: the workers would all refuse. And what failed is queued here, once:
+        # workers come and go.
+        join(sweep, say, retry_failed)
+    slurm.submit_workers(SCRIPT, sweep.words, f"sweep-{plan.config.name}", plan.folder, plan.root, sweep.launcher)
 
 
-def work(sweep: Sweep, say: Say, show: Show, retry_failed: bool) -> tuple[bool, bool]:
-    """(whether it was asked to leave, whether a trial failed), after all that could be taken is done."""
-    plan = sweep.plan
-    storage = open_storage(plan.folder, plan.config.storage)
-    study = open_study(storage, plan)
-    ledger = Ledger(study, storage, plan, say)
-    if retry_failed:
-        ledger.queue_failed()
+def work(ledger: Ledger, parts: Sequence[Share], say: Say, show: Show) -> tuple[bool, bool]:
+    """(whether it left before the end, whether a trial failed), after all that could be taken is done. parts: of this machine,
+    one per trial at a time."""
+    plan = ledger.plan
 
     def after() -> None:
         trials = ledger.trials()
-        write(plan, rows(plan, trials))
+        table = rows(plan, trials)
+        write(plan, table)
+        picture(plan, table, say)
         say(progress(plan, trials))
 
     # Waiting for others' trials costs nothing here; a Slurm job would hold GPUs meanwhile.
     stay = "SLURM_JOB_ID" not in os.environ
-    left = Worker(ledger, plan, sweep.shares, say, after, stay).run()
-    table = rows(plan, ledger.trials())
-    write(plan, table)
+    left = Worker(ledger, plan, parts, say, after, stay).run()
+    try:
+        table = rows(plan, ledger.trials())
+        write(plan, table)
+    except OUTAGES as error:
+        say(f"no results now, the study or its folder cannot be reached: {why(error)}")
+        return True, False
+    picture(plan, table, say)
     show(shown(plan, table))
     if (first := best(table, plan.config.metric.higher_is_better)) is not None:
         settings = [
@@ -122,19 +143,23 @@ def work(sweep: Sweep, say: Say, show: Show, retry_failed: bool) -> tuple[bool, 
         ]
         say(f"best: {number(first)} with {' '.join(settings)}")
     say(f"{plan.folder}: {', '.join(sorted(path.name for path in plan.folder.glob('[rs]*.*')))}")
+    undone = plan.total - sum(row["state"] in ("complete", "pruned", "failed") for row in table)
+    if undone and not left:  # in a Slurm job
+        say(
+            f"not the end: {undone} of {plan.total} trials are with other workers; the same command continues what these leave"
+        )
     return left, any(row["state"] == "failed" for row in table)
 
 
 def _launcher(words: Sequence[str]) -> SlurmConfig | None:
-    given = dict(word.split("=", 1) for word in words if "=" in word)
+    given = dict(map(split, words))
     if not words:
         return None
     name, known = given.pop("launcher", None), sorted(path.stem for path in (CONFIGS / "launcher").glob("*.yaml"))
     if name not in known:
         raise ConfigError([f"launcher={name}: unknown" + advice(str(name), known, "launcher=", "choose")])
     document = OmegaConf.load(CONFIGS / "launcher" / f"{name}.yaml")
-    for key, value in given.items():
-        OmegaConf.update(document, key.removeprefix("launcher."), yaml.safe_load(value), force_add=True)
+    put(document, given, "launcher.")
     problems: list[str] = []
     config: SlurmConfig = fill(document, SlurmConfig, problems, at="launcher.")
     if problems := problems or list(config.problems()):

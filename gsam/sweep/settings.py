@@ -1,12 +1,13 @@
 """A sweep as it is asked for: its file in configs/sweep/, the command line's `sweep.*`, and what it adds for every training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gsam.cli import CONFIGS
 from gsam.fill import ConfigError, advice, fill
@@ -15,6 +16,10 @@ FOLDER = CONFIGS / "sweep"
 # What one sweep cannot hold fixed for all its trainings, and what to give instead.
 TAKEN = {
     "train.seed": "sweep.seeds=[0,1,2]", "run.dir": "run.root=<folder>", "run.experiment": "experiment=<name>",
+}  # fmt: skip
+OF_FILES = {
+    "experiments": "experiment=<name>,<name>", "overrides": "the setting itself, such as train.epochs=2",
+    "space": "the axis itself, such as optimizer.rho=0.1,0.2",
 }  # fmt: skip
 
 
@@ -100,7 +105,7 @@ def read(words: Sequence[str]) -> tuple[SweepConfig, list[str]]:
 
     Raises ConfigError with every problem of the sweep's own keys.
     """
-    given = dict(_split(word) for word in words)  # the last of two words for one key counts
+    given = dict(map(split, words))  # the last of two words for one key counts
     name = given.pop("sweep", None)
     if name not in available():
         raise ConfigError([f"sweep={name}: unknown" + advice(str(name), available(), "sweep=", "choose")])
@@ -110,19 +115,34 @@ def read(words: Sequence[str]) -> tuple[SweepConfig, list[str]]:
     if "experiment" in given:  # of its own: another sweep than the file's
         document.experiments = sorted(set(given.pop("experiment").split(",")))
         name = "_".join([name, *(each.replace("/", "_") for each in document.experiments)])
-    for key in [key for key in given if key.startswith("sweep.")]:
-        OmegaConf.update(document, key.removeprefix("sweep."), yaml.safe_load(given.pop(key)), force_add=True)
+    own = {key: given.pop(key) for key in list(given) if key.startswith("sweep.")}
+    of_files = {key: way for key in own if (way := OF_FILES.get(key.split(".")[1]))}
+    problems += [f"{key}: of a file in configs/sweep; on the command line give {way}" for key, way in of_files.items()]
+    put(document, {key: text for key, text in own.items() if key not in of_files}, "sweep.")
     config: SweepConfig = fill(document, SweepConfig, problems, at="sweep.")
     problems += config.problems()
     problems += [f"{key}: each training has its own; give {way}" for key, way in TAKEN.items() if key in given]
+    problems += [
+        f"{key}: of train.py's own command line; leave it out" for key in given if key.startswith(("hydra.", "hydra/"))
+    ]
     if problems:
         raise ConfigError(problems)
     config.name = config.name or name
-    own = dict(_split(word) for word in config.overrides)
-    return config, [f"{key}={value}" for key, value in (own | given).items()]
+    return config, [f"{key}={value}" for key, value in (dict(map(split, config.overrides)) | given).items()]
 
 
-def _split(word: str) -> tuple[str, str]:
+def put(document: DictConfig, given: Mapping[str, str], prefix: str) -> None:
+    """Values of the command line into a file's. given: key with the prefix -> YAML. Raises ConfigError."""
+    for key, text in given.items():
+        try:
+            OmegaConf.update(document, key.removeprefix(prefix), yaml.safe_load(text), force_add=True)
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise ConfigError([f"{key}={text}: no YAML value: {problem}"]) from error
+
+
+def split(word: str) -> tuple[str, str]:
+    """Key and value of an override. Raises ConfigError."""
     key, equals, value = word.partition("=")
     if not equals or not key or key.startswith(("~", "-")):
         raise ConfigError([f"{word}: not an override; write key=value"])

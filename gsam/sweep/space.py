@@ -8,7 +8,7 @@ from typing import Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from optuna.trial import Trial
@@ -64,6 +64,8 @@ def parse(key: str, text: str) -> Axis | None:
     if not found.is_sweep_override():
         return None
     value = found.value()
+    if isinstance(value, Glob):
+        raise ValueError(f"{key}={text}: a sweep has no glob; name the values, with commas between")
     if isinstance(value, IntervalSweep):
         low, high = value.start, value.end
         assert low is not None and high is not None
@@ -75,6 +77,9 @@ def parse(key: str, text: str) -> Axis | None:
     if any(isinstance(each, (list, dict)) for each in values):
         raise ValueError(f"{key}={text}: the values of an axis are numbers or words, no lists")
     values = [float(f"{each:.12g}") if isinstance(each, float) else each for each in values]  # of range(0.1,0.4,0.1)
+    for truth in {each for each in values if isinstance(each, bool)}:
+        if any(each == truth and not isinstance(each, bool) for each in values):
+            raise ValueError(f"{key}={text}: {_text(truth)} and {int(truth)} are the same to a study; leave one out")
     return Choices(tuple(dict.fromkeys(values)))
 
 

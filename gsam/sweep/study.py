@@ -32,6 +32,7 @@ RETRIES = 2  # of a trial whose workers died
 # user_attrs of trials
 BEAT = "beat"  # another value at every sign of life
 OF, ATTEMPT = "of", "attempt"  # of a trial that is started again: its ordinal, and how many there were before
+ASKED = "asked"  # of one that is because somebody asked for it (--retry-failed)
 END, REASON = "end", "reason"  # of a failed trial: one of the following, and in words
 LOST, FAILED, SURPLUS, TWICE = "lost", "failed", "surplus", "twice"
 DEFINITION = "definition"  # user_attrs of the study
@@ -95,7 +96,8 @@ def ended(trials: Sequence[FrozenTrial]) -> bool:
 
 def _again(trials: Sequence[FrozenTrial]) -> bool:
     """Whether an ordinal whose last trial failed is to be started again."""
-    ends = [trial.user_attrs.get(END) for trial in trials]
+    asked = max((at for at, trial in enumerate(trials) if trial.user_attrs.get(ASKED)), default=0)
+    ends = [trial.user_attrs.get(END) for trial in trials[asked:]]
     return ends[-1] == SURPLUS or ends[-1] == LOST and ends.count(LOST) <= RETRIES
 
 
@@ -127,10 +129,10 @@ class Ledger:
     def take(self) -> Taken | None:
         """A trial to run; None when all are taken."""
         while True:
-            known = ordinals(self.trials())
-            self._queue_again(known)
-            waiting = any(trial.state is TrialState.WAITING for trial in self.trials())
-            fresh = sum(OF not in trial.user_attrs for trial in self.trials())
+            self._queue_again(ordinals(self.trials()))
+            trials = self.trials()
+            waiting = any(trial.state is TrialState.WAITING for trial in trials)
+            fresh = sum(OF not in trial.user_attrs for trial in trials)
             if not waiting and fresh >= self.plan.total:
                 return None
             trial = self.study.ask()
@@ -144,16 +146,16 @@ class Ledger:
             if trials[-1].state is TrialState.FAIL and _again(trials) and ordinal < self.plan.total:
                 self.queue(ordinal, trials)
 
-    def queue(self, ordinal: int, trials: Sequence[FrozenTrial]) -> None:
+    def queue(self, ordinal: int, trials: Sequence[FrozenTrial], asked: bool = False) -> None:
         """Let somebody start it again."""
         given = params(self.plan.points[ordinal], self.plan.space) if self.plan.points else trials[-1].params
-        self.study.enqueue_trial(given, user_attrs={OF: ordinal, ATTEMPT: len(trials)})
+        self.study.enqueue_trial(given, user_attrs={OF: ordinal, ATTEMPT: len(trials), ASKED: asked})
 
     def queue_failed(self) -> None:
-        """All that failed for good, once more."""
+        """All that failed for good, once more, with the retries of a new one."""
         for ordinal, trials in ordinals(self.trials()).items():
             if trials[-1].state is TrialState.FAIL and ended(trials) and ordinal < self.plan.total:
-                self.queue(ordinal, trials)
+                self.queue(ordinal, trials, asked=True)
 
     def _claim(self, trial: Trial) -> tuple[int, int] | None:
         """Its ordinal and attempt; None, and the trial is over, where somebody else has those, or there are enough."""

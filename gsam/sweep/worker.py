@@ -1,20 +1,22 @@
 """A worker: takes trials of the study, runs their trainings, tells how they ended, until there is nothing left to take."""
 
+import math
 import signal
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.exceptions import UpdateFinishedTrialError
 
 from gsam.cli import SIGNALS
 from gsam.sweep.attempt import Attempt, Outcome, Say
 from gsam.sweep.plan import Plan
+from gsam.sweep.storage import OUTAGES, why
 from gsam.sweep.study import FAILED, Ledger
 from gsam.sweep.training import Share
 
-POLL_S = 0.5
+POLL_S = 0.5  # between looks at the trainings
+LOOK_S = 5.0  # between looks at the whole study, at most: each reads all of it
 OUTAGE_S = 5.0  # between tries to reach a storage that does not answer
 BEATS = 4  # in a grace period
 
@@ -28,8 +30,10 @@ class Worker:
     ):
         self.ledger, self.plan, self._say, self._after, self._stay = ledger, plan, say, after, stay
         self.free, self.running = list(shares), list[Attempt]()
-        self.asked = False
-        self._beaten = self._told_outage = 0.0
+        self.asked: str | None = None  # the signal by which it was asked to leave
+        self._beaten = self._told_outage = self._looked = -math.inf
+        self._others = 0  # trials that other workers run, when last looked at
+        self._said = False  # that the trainings save and leave, after a signal
 
     def run(self) -> bool:
         """Until nothing is left. Whether it was asked to leave before."""
@@ -42,38 +46,49 @@ class Worker:
                 attempt.leave()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        return self.asked
+        return self.asked is not None
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
-        if not self.asked:
-            self._say(f"{signal.Signals(number).name}: the trainings save and leave")
+        # The trainings are asked at once: a round may be waiting for the storage. Nothing is said: the signal may have come in
+        # the middle of a line.
         for attempt in self.running:
-            attempt.leave(again=self.asked)
-        self.asked = True
+            attempt.leave(again=self.asked is not None)
+        self.asked = signal.Signals(number).name
 
     def _round(self) -> bool:
         """A look at everything. Whether there is more to do."""
+        if self.asked and not self._said:
+            self._said = True
+            self._say(f"{self.asked}: the trainings save and leave")
         try:
-            others = self.ledger.watch(attempt.trial.number for attempt in self.running)
-            self._take()
+            self._look()
             self._beat()
             before = len(self.running)
             for attempt in list(self.running):
                 if self.asked:  # the signal may have come while this one was being started
                     attempt.leave()
                 self._advance(attempt)
-            over = len(self.running) < before  # then there may be something to take
-            return bool(self.running) or not self.asked and (over or others > 0 and self._stay)
-        except (StorageInternalError, SQLAlchemyError, OSError) as error:
+            over = len(self.running) < before
+            return bool(self.running) or not self.asked and (over or self._others > 0 and self._stay)
+        except OUTAGES as error:
             # The trainings go on. A signal ends the wait once they have left: what was not told is lost to the study, until the
             # trials are given up for lost and continue from their checkpoints.
             if time.monotonic() - self._told_outage > 60:
-                self._say(f"the study cannot be reached, trying again: {str(error.__cause__ or error).splitlines()[0]}")
+                what = "" if isinstance(error, OSError) else "the study cannot be reached: "
+                self._say(f"{what}{why(error)}; trying again")
                 self._told_outage = time.monotonic()
             time.sleep(OUTAGE_S)
             return not self.asked or any(
                 each.process is not None and each.process.poll() is None for each in self.running
             )
+
+    def _look(self) -> None:
+        """At the trials of others, and for one to take."""
+        if time.monotonic() - self._looked < min(LOOK_S, self.plan.config.grace_s / BEATS):
+            return
+        self._others = self.ledger.watch(attempt.trial.number for attempt in self.running)
+        self._take()
+        self._looked = time.monotonic()
 
     def _take(self) -> None:
         while self.free and not self.asked:
@@ -113,6 +128,7 @@ class Worker:
             self.ledger.put_back(attempt.trial)
             if not self.asked:
                 self._say(f"{attempt.name}: its training was asked to leave, and so this worker leaves")
+                self._said = True
                 self._leave(signal.SIGTERM, None)
         self._drop(attempt)
         self._tell(attempt, outcome)
@@ -121,6 +137,7 @@ class Worker:
     def _drop(self, attempt: Attempt) -> None:
         self.running.remove(attempt)
         self.free.append(attempt.share)
+        self._looked = -math.inf  # there may be something to take
 
     def _tell(self, attempt: Attempt, outcome: Outcome) -> None:
         metric = self.plan.config.metric.name

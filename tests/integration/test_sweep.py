@@ -163,7 +163,7 @@ def test_asked_to_leave_it_puts_its_trials_back_and_the_same_command_continues(t
         until(lambda: len(list(root.glob("quickstart/*/checkpoints/last.pt"))) == 2, process, log)
         os.kill(process.pid if to == "worker" else trainings(root)[0], signal.SIGTERM)
         assert process.wait(60) == 75, log.read_text()
-    assert log.read_text().splitlines()[-1] == "asked to leave; what was done is saved, the same command continues"
+    assert log.read_text().splitlines()[-1] == "left before the end; what was done is saved, the same command continues"
     assert trainings(root) == []
     trials = ledger_of(plan_of(root, *words)).trials()
     assert [trial.state for trial in trials] == [TrialState.WAITING] * 2

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from gsam.report.figures.sweep import draw
-from gsam.sweep.results import best, number, progress, rows, shown, write
+from gsam.sweep.results import best, number, picture, progress, rows, shown, write
 from gsam.sweep.study import FAILED
 from tests.sweeps import ledger_of, plan_of
 
@@ -52,6 +52,7 @@ def test_rows_say_what_became_of_every_configuration(ledger):
 def test_files_and_terminal_have_the_same(ledger, tmp_path):
     plan, table = ledger.plan, rows(ledger.plan, ledger.trials())
     write(plan, table)
+    picture(plan, table, print)
     assert [json.loads(line) for line in (plan.folder / "results.jsonl").read_text().splitlines()] == table
     with (plan.folder / "results.csv").open() as file:
         lines = list(csv.DictReader(file))
@@ -111,3 +112,25 @@ def test_scattered_points_of_two_axes_are_contours_and_more_axes_a_panel_each():
     assert panel.get_xscale() == "log" and panel.get_legend().get_texts()[-1].get_text() == "best"
     three = [{**each, "place": each["place"] | {"base.lr": 0.1 * i}} for i, each in enumerate(table)]
     assert [panel.get_xlabel() for panel in draw(three, higher=True).axes] == ["ρ", "α", "learning rate"]
+
+
+@pytest.mark.parametrize("odd", [None, "linear", True])
+def test_an_axis_of_numbers_and_words_is_places(odd):
+    """Also where the row with the word has no value yet, and where a search's trial has no place yet."""
+    table = [row(**{"optimizer.rho": r, "optimizer.alpha": a}) for r in (0.1, 0.2) for a in (0.1, odd)]
+    for each in table[1::2]:
+        each |= {"state": "open", "value": None}
+    assert [panel.get_xlabel() for panel in draw(table, higher=True).axes] == ["ρ", "α"]
+    for each in table[1::2]:
+        each |= {"state": "complete", "value": 0.4}
+    _, alpha = draw(table, higher=True).axes
+    assert [text.get_text() for text in alpha.get_xticklabels()] == ["0.1", str(odd)]
+    numbers = [row(**{"optimizer.rho": r, "optimizer.alpha": a}) for r, a in ((0.1, 0.2), (0.2, 0.1), (0.3, 0.3))]
+    draw([*numbers, row(state="running")], higher=True)
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_line(ledger, tmp_path):
+    said = []
+    (ledger.plan.folder / "sweep.png").mkdir(parents=True)
+    picture(ledger.plan, rows(ledger.plan, ledger.trials()), said.append)
+    assert len(said) == 1 and said[0].startswith(f"{ledger.plan.folder}/sweep.png could not be drawn: ")

@@ -113,6 +113,17 @@ def test_failures_stay_until_they_are_asked_for_again(tmp_path, words):
     one.queue_failed()
     again = one.take()
     assert (again.ordinal, again.attempt) == (0, 1) and again.point.settings == ["optimizer.rho=0.1"]
+    two = ledger_of(one.plan)
+    for attempt in range(2, RETRIES + 2):  # with the retries of a new one
+        two._lost(two.trials()[again.trial.number], 0, "")
+        again = two.take()
+        assert (again.ordinal, again.attempt) == (0, attempt)
+    two._lost(two.trials()[again.trial.number], 0, "")
+    assert two.take() is None
+    two.queue_failed()
+    again = two.take()
+    two._lost(two.trials()[again.trial.number], 0, "")
+    assert (again.ordinal, two.take().ordinal) == (0, 0)
 
 
 def test_more_trials_of_a_search_can_be_asked_for(tmp_path, words):

@@ -26,18 +26,22 @@ Row = Mapping[str, Any]
 
 def draw(rows: Sequence[Row], higher: bool) -> Figure:
     """rows: those of results.jsonl. higher: the highest value is the best."""
-    done = [row for row in rows if row["value"] is not None and row["place"]]
-    names = list(dict.fromkeys(row["experiment"] for row in rows if row["place"]))
-    axes = {name: _axes([row for row in rows if row["experiment"] == name]) for name in names}
+    placed = [row for row in rows if row["place"]]  # a search's trial has none until it is made up
+    done = [row for row in placed if row["value"] is not None]
+    names = list(dict.fromkeys(row["experiment"] for row in placed))
+    axes = {name: _axes([row for row in placed if row["experiment"] == name]) for name in names}
     width = max(map(len, axes.values()))
-    surfaces = {name: keys for name, keys in axes.items() if len(keys) == 2 and _numbers(done, name, keys)}
-    if width == 2 and surfaces:
+    drawn = {row["experiment"] for row in done}
+    surfaces = {
+        name: keys for name, keys in axes.items() if name in drawn and len(keys) == 2 and _numbers(placed, name, keys)
+    }
+    if width == 2 and set(surfaces) == drawn:
         figure = Figure(figsize=(1.2 + 5.4 * len(surfaces), 4.8), layout="constrained")
         panels = np.atleast_1d(figure.subplots(1, len(surfaces), squeeze=False)[0])
         values = [_value(row) for row in done if row["experiment"] in surfaces]
         norm = Normalize(min(values), max(values))
         for panel, (name, keys) in zip(panels, surfaces.items(), strict=True):
-            _surface(panel, [row for row in rows if row["experiment"] == name], keys, norm, higher)
+            _surface(panel, [row for row in placed if row["experiment"] == name], keys, norm, higher)
             plain(panel, name, label(keys[0]), label(keys[1]))
             panel.grid(False)
     else:
@@ -74,7 +78,7 @@ def _axes(rows: Sequence[Row]) -> list[str]:
 
 def _numbers(rows: Sequence[Row], name: str, keys: Sequence[str]) -> bool:
     places = [row["place"].get(key) for row in rows if row["experiment"] == name for key in keys]
-    return bool(places) and all(isinstance(at, (int, float)) and not isinstance(at, bool) for at in places)
+    return all(map(_is_number, places))
 
 
 def _heading(rows: Sequence[Row], done: Sequence[Row], higher: bool) -> str:
@@ -95,7 +99,7 @@ def _lines(panel: Axes, rows: Sequence[Row], names: Sequence[str], keys: Sequenc
         places += (
             [next(row["place"][key] for key in keys if key in row["place"])] if set(keys) & set(row["place"]) else []
         )
-    words = list(dict.fromkeys(str(at) for at in places)) if not all(_is_number(at) for at in places) else None
+    words = list(dict.fromkeys(map(str, places))) if not all(map(_is_number, places)) else None
     for order, name in enumerate(names):
         mine = [row for row in rows if row["experiment"] == name and set(keys) & set(row["place"])]
         spots = [(next(row["place"][key] for key in keys if key in row["place"]), row) for row in mine]
