@@ -92,11 +92,11 @@ def _slurm(*words: str) -> str | None:
     return None if run.returncode else run.stdout.strip()
 
 
-def _within(seconds: float, happened: Callable[[], bool], every_s: float = ASK_S) -> bool:
+def _within(seconds: float, happened: Callable[[], bool], every_s: float | None = None) -> bool:
     """Whether it does."""
     deadline = time.monotonic() + seconds
     while not (true := happened()) and time.monotonic() < deadline:
-        time.sleep(every_s)
+        time.sleep(every_s or ASK_S)
     return true
 
 

@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from gsam.cli import CONFIGS
 from gsam.config import ConfigError, as_dict, load, read_composed, run_hash
+from gsam.launch import job
 from gsam.launch.allocation import TRAIN, training_command
 from gsam.launch.settings import SlurmConfig
 
@@ -77,6 +78,27 @@ def test_what_does_not_reach_the_job_is_refused(fashion_root, tmp_path):
     run = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert run.returncode == 2 and "Hydra's own options do not reach the job" in run.stderr, run.stderr
     assert "error: hydra.verbose=false --config-name=train: " in run.stderr
+
+
+BUSY = """#!/bin/sh
+echo "$0 $*" >> {calls}
+[ $(grep -c "^$0 " {calls}) -ge 3 ] || { echo "Unable to contact slurm controller" >&2; exit 1; }
+[ "${0##*/}" != squeue ] || echo RUNNING
+"""
+
+
+def test_a_controller_that_does_not_answer_at_once_is_asked_again(tmp_path, monkeypatch):
+    calls = tmp_path / "calls"
+    for name in ("squeue", "scontrol"):
+        (tmp_path / name).write_text(BUSY.replace("{calls}", str(calls)))
+        (tmp_path / name).chmod(0o755)
+    for key, value in {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "PATH": f"{tmp_path}:/usr/bin:/bin"}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.setattr(job, "ASK_S", 0.01)
+    with pytest.raises(SystemExit, match="75"):
+        job.Job(["-c", "exit(75)"], None, str(tmp_path))()
+    assert calls.read_text().count("squeue --noheader --jobs=7") == calls.read_text().count("scontrol requeue 7") == 3
 
 
 def test_one_training_on_what_is_at_hand(monkeypatch):
