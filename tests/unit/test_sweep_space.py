@@ -9,6 +9,7 @@ import pytest
 from gsam.config import load
 from gsam.fill import ConfigError
 from gsam.recipes import compose
+from gsam.sweep.run import prepare
 from gsam.sweep.settings import available, read
 from gsam.sweep.space import Choices, Interval, corners, grid, parse, point_of
 from scripts import sweep as script
@@ -39,7 +40,9 @@ def test_values_are_written_as_for_hydra(text, axis):
     assert parse("a.b", text) == axis
 
 
-@pytest.mark.parametrize("text", ["interval(1,1)", "tag(log, interval(0,1))", "interval(", "[1],[2]"])
+@pytest.mark.parametrize(
+    "text", ["interval(1,1)", "tag(log, interval(0,1))", "interval(", "[1],[2]", "glob(*)", "choice(1,true)"]
+)
 def test_what_is_no_axis_is_named(text):
     with pytest.raises(ValueError, match=re.escape(f"a.b={text}")):
         parse("a.b", text)
@@ -138,6 +141,20 @@ def test_wrong_keys_of_the_sweep_are_one_message():
         problems("sweep=rho", "sweep.job=2", "sweep.sampler=gird")[0]
         == "sweep.job: unknown key; did you mean sweep.jobs?"
     )
+    assert problems("sweep=rho", "sweep.space.base.lr=1,2", "sweep.overrides=[x]", "sweep.experiments=[fig4]",
+                    "hydra.verbose=true") == [
+        "sweep.space.base.lr: of a file in configs/sweep; on the command line give the axis itself, such as "
+        "optimizer.rho=0.1,0.2",
+        "sweep.overrides: of a file in configs/sweep; on the command line give the setting itself, such as train.epochs=2",
+        "sweep.experiments: of a file in configs/sweep; on the command line give experiment=<name>,<name>",
+        "hydra.verbose: of train.py's own command line; leave it out",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [["sweep.seeds=[0,1)"], ["launcher=slurm", "launcher.options={a"]])
+def test_a_value_that_is_no_yaml_is_named_with_its_key(words):
+    with pytest.raises(ConfigError, match=re.escape(f"{words[-1]}: no YAML value: ")):
+        prepare(["sweep=rho", *words])
 
 
 @pytest.mark.parametrize(
@@ -150,6 +167,11 @@ def test_wrong_keys_of_the_sweep_are_one_message():
         (["optimizer.rho=0.1"], "nothing varies: give a key several values"),
         (["experiment=nowhere"], "experiment=nowhere: "),
         (["optimizer.rho=interval("], "optimizer.rho=interval(: "),
+        (["run.root=a,b"], "run.root: no axis; give run.root one value"),
+        (["run.save_every=1,2"], "run.save_every: no axis; give run.save_every one value"),
+        (["optimizer=sam,foo"], "optimizer=foo: unknown; choose: "),
+        (["model=small_convnett"], "model=small_convnett: unknown; did you mean model=small_convnet?"),
+        (["run.root=${nowhere}"], "Interpolation key 'nowhere' not found"),
     ],
 )
 def test_a_space_that_is_none_is_refused(words, message, tmp_path):
@@ -174,6 +196,26 @@ def test_problems_of_all_points_are_one_message_before_anything_is_written(tmp_p
     ] == "error: the configuration has 3 problems:" and "train.batch_size=0: must be at least 1" in "".join(lines)
     assert any("-1" in line and line.endswith("(at quickstart optimizer.rho=-1)") for line in lines)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_root_is_where_the_trainings_have_it(tmp_path):
+    plan = plan_of(Path("${data.root}/runs"), f"data.root={tmp_path}")
+    assert plan.folder == tmp_path / "runs/sweeps/rho"
+    assert plan.run_folder(plan.points[0], 0).parent == tmp_path / "runs/quickstart"
+
+
+@pytest.mark.parametrize("word", ["train.batch_size=0", "train.epochs=1,zz"])
+def test_a_dry_run_of_what_has_no_cost_names_the_problem(word, tmp_path, fashion_root, monkeypatch, capsys):
+    words = [
+        "sweep=rho",
+        f"run.root={tmp_path}/runs",
+        f"paths.fashion_mnist={fashion_root}",
+        "optimizer.rho=choice(0.1)",
+        word,
+    ]
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *words, "data.backend=folder", "--dry-run"])
+    assert script.main() == 2
+    assert re.search(r"  - train\.(batch_size=0: must be at least 1|epochs=zz)", capsys.readouterr().err)
 
 
 def test_the_ends_of_a_range_are_checked(tmp_path, fashion_root):
