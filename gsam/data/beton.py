@@ -37,8 +37,7 @@ class BetonFile:
     """
 
     def __init__(self, path: str, n: int, description: dict[str, Any]) -> None:
-        guard.require_version()
-        with guard.torch_threads_kept():
+        with guard.importing():
             from ffcv import types
             from ffcv.fields import IntField, RGBImageField
         self.path, self.journal, self.n = path, path + ".journal", n

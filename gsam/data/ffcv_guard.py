@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from gsam.data.checks import cores
+
 VERSION = "1.0.2"
 
 
@@ -36,19 +38,32 @@ def load() -> ModuleType:
 
     Raises ValueError for another FFCV than 1.0.2.
     """
-    require_version()
-    with torch_threads_kept():  # importing ffcv sets them to 1
+    with importing():
         import numba
 
-        if numba.config.THREADING_LAYER == "default":
-            # numba's own work queue aborts the process as soon as two loaders run, such as evaluation inside an epoch.
-            numba.config.THREADING_LAYER = "threadsafe"
         before = numba.config.CACHE_DIR
         numba.config.CACHE_DIR = cache_dir()  # read when a kernel is defined
         try:
             return import_module("gsam.data.ffcv_epoch")
         finally:
             numba.config.CACHE_DIR = before
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Every import of ffcv happens inside: it sets torch's threads to 1 and starts numba's.
+
+    Raises ValueError for another FFCV than 1.0.2.
+    """
+    require_version()
+    import numba
+
+    if numba.config.THREADING_LAYER == "default":
+        # numba's own work queue aborts the process as soon as two loaders run, such as evaluation inside an epoch. On one
+        # core its TBB pool hangs when the process exits.
+        numba.config.THREADING_LAYER = "omp" if cores() == 1 else "threadsafe"
+    with torch_threads_kept():
+        yield
 
 
 def stored(reader: Any, field: str) -> np.ndarray:
@@ -85,7 +100,7 @@ def cacheable() -> bool:
 
 @contextmanager
 def torch_threads_kept() -> Iterator[None]:
-    """FFCV sets torch's number of threads at import and at every construction; this puts it back."""
+    """FFCV sets torch's number of threads at every construction too; this puts it back."""
     threads = torch.get_num_threads()
     try:
         yield

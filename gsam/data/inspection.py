@@ -60,7 +60,7 @@ def pictures(data: DataConfig, split: str, report: Report) -> tuple[Split, list[
 def stored(data: DataConfig, split: str, report: Report) -> tuple[Split, list[Finding]]:
     """The samples of a .beton. Raises ValueError if there is no manifest, or no such file."""
     path, manifest = beton_path(ffcv_root(data), split), read_manifest(ffcv_root(data), split)
-    with guard.torch_threads_kept():
+    with guard.importing():
         from ffcv.reader import Reader
     try:
         reader = Reader(path)

@@ -104,7 +104,7 @@ def opencv(pixels: np.ndarray, augment: AugmentConfig, area: bool) -> np.ndarray
 
 def _bare(path: str, order: np.ndarray, size: int, resize: int) -> Iterator[np.ndarray]:
     """FFCV as its documentation uses it for evaluation. Its buffers are reused: copies."""
-    with guard.torch_threads_kept():
+    with guard.importing():
         from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
         from ffcv.loader import Loader, OrderOption
 

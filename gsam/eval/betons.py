@@ -24,8 +24,7 @@ class BetonCopies:
         manifest = read_manifest(folder, split)
         self.path, self.classes = beton_path(folder, split), tuple(manifest["classes"])
         self.sha256 = manifest["sha256"]
-        guard.require_version()
-        with guard.torch_threads_kept():
+        with guard.importing():
             from ffcv.reader import Reader
         reader = Reader(self.path)
         self.labels = stored_labels(reader, manifest, self.path)

@@ -456,6 +456,23 @@ def test_two_processes_compile_once(photos, tmp_path):
     assert (tmp_path / "gsam" / "numba").is_dir()
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_on_a_single_core_a_process_that_wrote_and_read_ends(photos, tmp_path):
+    """It would hang in the end of numba's TBB pool of one thread."""
+    code = (
+        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        "from gsam.data import *; from gsam.data.write import write_dataset\n"
+        f"write_dataset('imagefolder', {str(photos)!r}, {str(tmp_path)!r}, preset='raw', workers=1)\n"
+        f"data = DataConfig('imagefolder', Backend.ffcv, {str(photos)!r}, ffcv_root={str(tmp_path)!r})\n"
+        "which = dict(batch_size=4, rank=0, world=1, seed=0, train=True)\n"
+        "loader = build_loader(data, AugmentConfig(size=32, eval_resize=32), 'train', **which)\n"
+        "print('pictures', sum(len(labels) for _, labels in loader.epoch()))\n"
+    )
+    env = {key: value for key, value in os.environ.items() if key != "NUMBA_THREADING_LAYER"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and "pictures" in done.stdout, done.stderr
+
+
 def test_a_stalled_first_batch_is_an_error(photos, monkeypatch, capfd):
     training = loader(config(photos))
     monkeypatch.setattr(training._ffcv, "FIRST_BATCH_S", 0.2)
