@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import hydra
@@ -83,6 +84,7 @@ def parse(key: str, text: str) -> Axis | None:
     return Choices(tuple(dict.fromkeys(values)))
 
 
+@cache
 def axes_of(experiment: str) -> dict[str, Axis]:
     """hydra.sweeper.params of an experiment. Raises ValueError if Hydra refuses the experiment."""
     try:

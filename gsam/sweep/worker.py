@@ -17,7 +17,7 @@ from gsam.sweep.training import Share
 
 POLL_S = 0.5  # between looks at the trainings
 LOOK_S = 5.0  # between looks at the whole study, at most: each reads all of it
-OUTAGE_S = 5.0  # between tries to reach a storage that does not answer
+OUTAGE_S = 5.0  # between tries to reach a storage that does not answer, at most
 BEATS = 4  # in a grace period
 
 
@@ -77,7 +77,7 @@ class Worker:
                 what = "" if isinstance(error, OSError) else "the study cannot be reached: "
                 self._say(f"{what}{why(error)}; trying again")
                 self._told_outage = time.monotonic()
-            time.sleep(OUTAGE_S)
+            time.sleep(min(OUTAGE_S, self.plan.config.grace_s / BEATS))  # then others have a sign of life in time
             return not self.asked or any(
                 each.process is not None and each.process.poll() is None for each in self.running
             )

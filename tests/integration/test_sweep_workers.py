@@ -6,10 +6,12 @@ import random
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 from optuna.trial import TrialState
 
+from gsam.sweep.storage import OUTAGES
 from gsam.sweep.study import END, FAILED, ordinals
 from tests import postgres
 from tests.sweeps import ledger_of, plan_of, work
@@ -82,17 +84,19 @@ def test_trials_that_were_put_back_are_taken_once_in_sqlite_too(storage, tmp_pat
 
 @pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
 def test_a_database_that_is_away_for_a_while_is_waited_for(storage, tmp_path):
-    """The worker's trial ends during the outage; it is told when the database is back, and its life is not doubted."""
+    """One of the worker's trials ends during the outage, which is told when the database is back; another goes on, and nobody
+    gives it up, though the outage is longer than the grace period."""
     from gsam.sweep.attempt import Outcome
     from gsam.sweep.worker import Worker
 
     class Nap:
         """An attempt without a training."""
 
-        name, share = "trial", None
+        share = None
 
-        def __init__(self, taken):
-            self.trial, self.values, self.outcome, self.until = taken.trial, [0.5], None, time.monotonic() + 2
+        def __init__(self, taken, seconds):
+            self.trial, self.values, self.outcome, self.until = taken.trial, [0.5], None, time.monotonic() + seconds
+            self.name = f"trial {taken.ordinal}"
 
         def poll(self):
             if time.monotonic() > self.until:
@@ -102,15 +106,31 @@ def test_a_database_that_is_away_for_a_while_is_waited_for(storage, tmp_path):
             pass
 
     words, server = storage
-    plan = plan_of(tmp_path, *words, "sweep.grace_s=4", "optimizer.rho=choice(0.1)")
+    plan = plan_of(tmp_path, *words, "sweep.grace_s=4", "optimizer.rho=0.1,0.2")
     told: list[str] = []
     ledger = ledger_of(plan)
     worker = Worker(ledger, plan, [], told.append, lambda: None, stay=False)
-    worker.running.append(Nap(ledger.take()))
-    away = threading.Timer(6, server.start)
+    worker.running += [Nap(ledger.take(), 2), Nap(ledger.take(), 12)]
+    watcher, over, looks = ledger_of(plan), threading.Event(), []
+
+    def watch():
+        while not over.wait(0.2):
+            with suppress(*OUTAGES):
+                looks.append(watcher.watch(()))
+
+    looking, away = threading.Thread(target=watch), threading.Timer(6, server.start)
+    looking.start()
+    while not looks:
+        time.sleep(0.05)
     server.stop()
     away.start()
     assert worker.run() is False
+    over.set()
+    looking.join()
     away.join()
-    assert any("cannot be reached: " in line for line in told) and "trial: top1 0.5000" in told
-    assert ledger_of(plan).trials()[0].state is TrialState.COMPLETE
+    assert any("cannot be reached: " in line for line in told) and {
+        "trial 0: top1 0.5000",
+        "trial 1: top1 0.5000",
+    } <= set(told)
+    assert [trial.state for trial in watcher.trials()] == [TrialState.COMPLETE] * 2
+    assert {1, 2} <= set(looks)  # it saw both, and later the one that went on

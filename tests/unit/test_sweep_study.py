@@ -136,6 +136,27 @@ def test_more_trials_of_a_search_can_be_asked_for(tmp_path, words):
     assert ledger_of(plan_of(tmp_path, *search, "sweep.trials=3")).take().ordinal == 2
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_two_workers_search_over_experiments_with_ranges_of_their_own(sampler, tmp_path):
+    """TPE's own choice begins with its eleventh trial. What the study has of a trial is the point that was trained."""
+    words = ["experiment=fig5/asam,fig5/sam", "base.lr=tag(log, interval(1e-4,1e-2))", f"sweep.sampler={sampler}",
+             "sweep.trials=16"]  # fmt: skip
+    plan = plan_of(tmp_path, *words, sweep="fig5_asam")
+    workers, points, held = [ledger_of(plan), ledger_of(plan)], [], []
+    for number in range(16):
+        held.append(workers[number % 2].take())
+        points.append(held[-1].point)
+        if len(held) == 3:  # two are running whenever one is made up
+            workers[number % 2].complete(held.pop(0).trial, number / 16)
+    assert [each.ordinal for each in held] == [14, 15] and workers[0].take() is workers[1].take() is None
+    assert [point_of(trial.params, plan.space) for trial in workers[0].trials()] == points
+    assert {point.experiment for point in points} == {"fig5/asam", "fig5/sam"}
+    for trial, point in zip(workers[1].trials(), points, strict=True):
+        assert set(trial.params) == {"experiment", "base.lr", f"{point.experiment}:optimizer.rho"}
+        assert point.values["optimizer.rho"] in plan.space[point.experiment]["optimizer.rho"].values
+        assert 1e-4 <= point.values["base.lr"] <= 1e-2
+
+
 def test_another_sweep_of_the_same_name_is_refused_with_the_difference(tmp_path, words):
     ledger_of(plan_of(tmp_path, *words))
     ledger_of(plan_of(tmp_path, *words, "train.log_every=1st", "data.workers=0"))  # what decides nothing may differ
