@@ -152,7 +152,7 @@ def _database(url: str) -> BaseStorage:
 
 def _one_at_a_time(engine: sqlalchemy.Engine) -> None:
     """SQLite has no row locks, with which Optuna keeps two processes from taking one trial: every transaction begins as a
-    writer's, so that what it reads stays so until it has written."""
+    writer's, so that what it reads stays so until it has written. (Else five processes took 16 of 60 trials twice.)"""
 
     @sqlalchemy.event.listens_for(engine, "connect")
     def _(connection: Any, record: Any) -> None:

@@ -226,12 +226,13 @@ def test_the_ends_of_a_range_are_checked(tmp_path, fashion_root):
 
 
 def test_a_dry_run_shows_points_and_cost_and_writes_nothing(tmp_path, fashion_root, monkeypatch, capsys):
-    words = ["sweep=fig4", "sweep.seeds=[0,1]", *MINIATURE, f"paths.fashion_mnist={fashion_root}", f"run.root={tmp_path}/runs",
+    words = ["sweep=fig4", "optimizer.rho=0.05", "sweep.seeds=[0,1]", *MINIATURE,
+             f"paths.fashion_mnist={fashion_root}", f"run.root={tmp_path}/runs",
              "train.epochs=10st"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["sweep.py", *words, "--dry-run"])
     assert script.main() == 0
     shown = capsys.readouterr().out
     assert (
-        "fig4: 18 trials by grid, 2 seed(s) each" in shown and shown.count("2,560") == 18
+        "fig4: 6 trials by grid, 2 seed(s) each" in shown and shown.count("2,560") == 6
     )  # 10 steps, 64, 2 passes, 2 seeds
-    assert "together 46,080 gradient evaluations" in shown and not (tmp_path / "runs").exists()
+    assert "together 15,360 gradient evaluations" in shown and not (tmp_path / "runs").exists()

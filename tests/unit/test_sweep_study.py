@@ -61,7 +61,10 @@ def test_a_lost_trial_is_started_again_by_one_worker_and_given_up_after_two_retr
     for attempt in range(RETRIES + 1):
         lost = dead.take()
         assert (lost.ordinal, lost.attempt) == (0, attempt) and lost.point.settings == ["optimizer.rho=0.1"]
-        die(dead, one)
+        if attempt == 0:
+            die(dead, one)
+        else:
+            one._lost(one.trials()[lost.trial.number], 0, "its host")
         with pytest.raises(
             UpdateFinishedTrialError
         ):  # it was only standing still: it hears of it, and cannot tell a value
@@ -87,8 +90,8 @@ def test_signs_of_life_keep_a_trial(tmp_path, words):
 
 def test_two_workers_that_queue_a_lost_trial_at_once_run_it_once(tmp_path, words):
     dead, one, two = (ledger_of(plan_of(tmp_path, *words)) for _ in range(3))
-    dead.take()
-    die(dead, one)
+    lost = dead.take().trial.number
+    one._lost(one.trials()[lost], 0, "")
     seen = ordinals(one.trials())
     one._queue_again(seen)
     two._queue_again(seen)  # what it saw before the other's write
