@@ -82,10 +82,11 @@ class _Supervisor:
         )  # fmt: skip
 
     def _begin(self, supervisor: int) -> None:
-        """In the agent. SIGINT it handles in any case, and passes on: ranks save and leave. SIGTERM it may have to ignore."""
+        """In the agent. Both signals it passes on to the ranks, which save and leave. To ranks SIGTERM means besides that the
+        other hosts may go on without this one; but in a Slurm job torchrun ignores it."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        end_with(supervisor, signal.SIGINT)
+        end_with(supervisor, signal.SIGINT if self.before[signal.SIGTERM] is signal.SIG_IGN else signal.SIGTERM)
 
     def wait(self) -> int:
         """The exit code, after the end of the agent and all that it started."""
