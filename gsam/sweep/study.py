@@ -187,9 +187,9 @@ class Ledger:
         own: numbers of this worker's trials. A change of the beat is all that is looked at, and the time since the last one is
         measured here: the machines' clocks need not agree.
         """
-        now, grace_s = time.monotonic(), self.plan.config.grace_s
+        now, grace_s, mine = time.monotonic(), self.plan.config.grace_s, set(own)
         known = [(ordinal, each) for ordinal, trials in ordinals(self.trials()).items() for each in trials]
-        running = [(n, each) for n, each in known if each.state is TrialState.RUNNING and each.number not in set(own)]
+        running = [(n, each) for n, each in known if each.state is TrialState.RUNNING and each.number not in mine]
         # After a look that took long (the storage was away, this process stood still) nobody could have been seen.
         before, self._seen = self._seen if now - self._looked < grace_s / 2 else {}, {}
         self._looked = now

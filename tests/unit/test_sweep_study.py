@@ -88,6 +88,14 @@ def test_signs_of_life_keep_a_trial(tmp_path, words):
     one.complete(taken.trial, 0.5)
 
 
+def test_a_worker_does_not_watch_its_own_trials(tmp_path, words):
+    one, two = ledger_of(plan_of(tmp_path, *words)), ledger_of(plan_of(tmp_path, *words))
+    mine = [one.take().trial.number, one.take().trial.number]
+    assert one.watch(iter(mine)) == 0
+    two.take()
+    assert one.watch(iter(mine)) == 1 and two.watch(iter([2])) == 2
+
+
 def test_two_workers_that_queue_a_lost_trial_at_once_run_it_once(tmp_path, words):
     dead, one, two = (ledger_of(plan_of(tmp_path, *words)) for _ in range(3))
     lost = dead.take().trial.number
