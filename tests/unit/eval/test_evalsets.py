@@ -48,7 +48,7 @@ def test_files_fit_the_schema(name):
 
 
 def test_all_is_every_set_of_imagenet_that_lies_on_disk():
-    others = {"fashion_mnist", "fashion_mnist_c", "imagefolder", "imagenet_c_generated"}
+    others = {"fashion_mnist", "fashion_mnist_c", "fashion_mnist_c15", "imagefolder", "imagenet_c_generated"}
     assert set(configured("evalset=all").evalsets) == set(NAMES) - others
     sizes = {name: evalset.expect_n for name, evalset in configured("evalset=all").evalsets.items()}
     assert sizes["imagenet"] == 50_000 and sizes["imagenet_v2"] == 10_000 and sizes["imagenet_sketch"] == 50_889
