@@ -42,11 +42,13 @@ def json_lines(path: Path) -> list[tuple[int, Any]]:
 
 def pack(folder: Path) -> dict[str, Any] | None:
     """A finished run as one JSON object: its meta.json (experiment, config_hash, seed, git_hash, device, versions …), `config`
-    and the rows of its JSONL files; no weights. None for a run that is not finished or cannot be read."""
+    without `paths`, which are this machine's, and the rows of its JSONL files; no weights. None for a run that is not finished
+    or cannot be read."""
     found = read(folder)
     if found is None or not (folder / "DONE").exists():
         return None
     meta, config = found
+    config.pop("paths", None)
     rows = {name: [row for _, row in json_lines(folder / f"{name}.jsonl") if row is not ValueError] for name in ROWS}
     return {**meta, "config": config, **{name: found for name, found in rows.items() if found}}
 
