@@ -23,6 +23,7 @@ RULE = (
     'larger of the other two, the verdict is "too noisy": some seed went wrong.'
 )
 NOISY = 3.0
+OWN = ("val", "holdout")  # what a training evaluates on: the validation set, or with data.holdout that part
 
 
 @dataclass
@@ -54,11 +55,11 @@ def scores(run: Run, weights: str = "raw", checkpoint: str = "last.pt") -> dict[
 
     A mean over corruptions is there if it is complete: as the set's name for official copies, as the card's label for
     others ("ImageNet-C-generated"), so that different pictures never meet in one column. "val" is the last evaluation of the
-    training itself. {} without results; those of an earlier step are not the run's.
+    training itself, with data.holdout on that part. {} without results; those of an earlier step are not the run's.
     """
     found = {}
     last = max((row.get("step") or 0 for row in [*run.train, *run.evals]), default=None)
-    own = [row for row in run.evals if (row["evalset"], row["weights"], row["step"]) == ("val", weights, last)]
+    own = [row for row in run.evals if row["evalset"] in OWN and (row["weights"], row["step"]) == (weights, last)]
     if own:
         found["val"] = Score("val", "val", own[-1]["n"], own[-1]["top1"], *wilson(own[-1]["top1"], own[-1]["n"]),
                              own[-1]["top5"], own[-1]["nll"], own[-1]["ece"])  # fmt: skip

@@ -10,6 +10,8 @@ import pytest
 from gsam import runs
 from gsam.report.load import read_run
 from gsam.report.mini import records
+from gsam.report.mini.page import build
+from gsam.report.page import markdown
 from tests.runs import train
 
 ROOT = Path(__file__).parents[2]
@@ -101,3 +103,16 @@ def test_a_run_that_is_not_finished_or_damaged_has_no_record(tmp_path):
 def script(*words: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "scripts/results.py", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_the_committed_search_is_on_the_page_with_its_held_out_scores(tmp_path):
+    """Of every recorded training of the search its last evaluation, which is on held-out pictures."""
+    records.unpack(ROOT / "results", tmp_path)
+    page = markdown(build(tmp_path))
+    recorded = [json.loads(line) for line in (ROOT / "results" / "mini" / "search.jsonl").read_text().splitlines()]
+    assert recorded
+    for record in recorded:
+        last = [row for row in record["metrics"] if row["kind"] == "eval"][-1]
+        assert last["evalset"] == "holdout" and last["step"] == 1562
+        assert f" | 1 | {100 * last['top1']:.2f} | " in page
+    assert not any("/" == record["config"]["run"]["root"][0] for record in recorded)  # no place on a machine
