@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A part of docs/results.md once more: the miniature ViT with vanilla, SAM and GSAM, seeds 0 and 1, and the comparison with the
+# A part of the miniatures once more: the miniature ViT with vanilla, SAM and GSAM, seeds 0 and 1, and the comparison with the
 # records in results/: bit for bit on the same kind of processor with the same torch, else within 0.5 points.
 # At most 20 minutes on two cores. Run again, it continues. Arguments go to every training: scripts/reproduce_mini.sh data.workers=2
 set -euo pipefail
