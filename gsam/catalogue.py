@@ -149,8 +149,8 @@ def matched(entry: Entry, row: Row) -> tuple[str, tuple[str, ...]] | None:
     if twice <= float(str(plain["train.epochs"]).removesuffix("ep")):
         return None
     epochs = f"{twice:g}ep"
-    others = entries(MINI if entry.name.startswith(MINI) else "")
-    trained = [each.experiment for one in others.values() for each in one.rows if not each.weights]
+    known = entries(MINI if entry.name.startswith(MINI) else "")
+    trained = [each.experiment for one in known.values() for each in one.rows if not each.weights]
     for other in dict.fromkeys(trained):
         if "vanilla" in other and not differing(plain | {"train.epochs": epochs}, expected(other)):
             return other, ()

@@ -95,7 +95,7 @@ def compare(runs_folder: Path, results: Path) -> list[Repeat]:
                                 _logged(before) == _logged(again), _machine(before) == _machine(again)))  # fmt: skip
     if not found:
         raise ValueError(
-            f"{runs_folder}: no finished miniature that {results} has a record of; make one: python scripts/reproduce.py mini/table1"
+            f"{runs_folder}: no finished miniature that {results} has a record of; make one with scripts/reproduce.py"
         )
     return found
 
