@@ -104,13 +104,25 @@ def _others(found: Measured) -> Iterator[Claim]:
     yield Claim("ASAM with ascent is above vanilla", "Figure 5", points, difference(asam, vanilla))
     yield Claim(f"min(f, h) does similarly to min(f_p, h): within {SIMILAR} points", "Figure 6", points,
                 difference(gsam, of("fig6/min_f_h")), within=SIMILAR)  # fmt: skip
-    sam, ours = (found.best(f"mini/fig7/{name}", key) for name, key in (("sam_rho", RHO), ("gsam_rho", f"{RHO}_max")))
-    yield Claim("no radius brings SAM to GSAM (each at its best ρ)", "Figure 7", points,
-                difference(of("fig7/gsam_rho", ours), of("fig7/sam_rho", sam)))  # fmt: skip
+    sam, ours = (
+        max(_all(found, name, grid, key), key=_average)
+        for name, grid, key in (("vit_sam", "fig7/sam_rho", RHO), ("vit_gsam", "fig7/gsam_rho", f"{RHO}_max"))
+    )
+    yield Claim("no radius brings SAM to GSAM (each at its best ρ)", "Figure 7", points, difference(ours, sam))
     for name, other in (("SAM", constant), ("vanilla", of("table1/vit_vanilla"))):
-        alphas = [difference(of("fig9", at), other) for at in found.places("mini/fig9", [ALPHA])]
-        worst = min(alphas, key=lambda values: statistics.fmean(values.values() or [0.0]), default={})
+        alphas = [difference(values, other) for values in _all(found, "vit_gsam", "fig9", ALPHA)]
+        worst = min((values for values in alphas if values), key=_average, default={})
         yield Claim(f"GSAM is above {name} at every α (the worst α)", "Figure 7", points, worst)
+
+
+def _all(found: Measured, name: str, grid: str, key: str) -> list[Values]:
+    """Top-1 of a run of Table 1 and at the other places of its axis."""
+    return [found.top1(f"mini/table1/{name}"),
+            *(found.top1(f"mini/{grid}", at) for at in found.places(f"mini/{grid}", [key]))]  # fmt: skip
+
+
+def _average(values: Values) -> float:
+    return statistics.fmean(values.values()) if values else float("-inf")
 
 
 def _figures(found: Measured) -> Iterator[Claim]:
@@ -134,11 +146,9 @@ def _figures(found: Measured) -> Iterator[Claim]:
     most = found.logged("mini/fig9", "gap", last_part, places[-1]) if places else {}
     yield Claim("the larger α, the smaller h", "Figure 9", "fall of h at the end from α = 0 to the largest α, %",
                 _share(without, most))  # fmt: skip
-    grown = [
-        difference(found.logged("mini/fig9", "gap", last_part, at), found.logged("mini/fig9", "gap", first_part, at))
-        for at in places
-    ]
-    least_grown = min(grown, key=lambda values: statistics.fmean(values.values() or [0.0]), default={})
+    runs = [("mini/table1/vit_gsam", None), *(("mini/fig9", at) for at in places)]
+    grown = [difference(*(found.logged(name, "gap", part, at) for part in (last_part, first_part))) for name, at in runs]
+    least_grown = min((values for values in grown if values), key=_average, default={})
     yield Claim("h grows during training at every α (the least α)", "Figure 9", "h at the end - h after the warm-up",
                 least_grown)  # fmt: skip
 

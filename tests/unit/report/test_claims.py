@@ -77,6 +77,10 @@ def test_the_worst_alpha_and_the_best_radius_are_taken_by_their_means():
         run("mini/fig7/gsam_rho", seed, top1, rho_max=rho) for rho, top1 in ((0.1, 83), (0.4, 86)) for seed in (0, 1)
     ]
     assert claim_of(radii + ours, "no radius brings SAM to GSAM").values == pytest.approx({0: 1.0, 1: 1.0})
+    table = [run("mini/table1/vit_sam", seed, 85.5) for seed in (0, 1)]  # a place of both axes too
+    table += [run("mini/table1/vit_gsam", seed, 83.0) for seed in (0, 1)]
+    assert claim_of([*radii, *ours, *table], "no radius brings SAM to GSAM").values == pytest.approx({0: 0.5, 1: 0.5})
+    assert claim_of([*alphas, *table], "GSAM is above SAM at every α").values == pytest.approx({0: -2.5, 1: -2.5})
 
 
 def test_the_gap_at_the_end_of_training():
