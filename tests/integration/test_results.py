@@ -1,13 +1,16 @@
 """The committed results: runs to records and back, a repetition beside its record."""
 
+import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from gsam import runs
+from gsam.catalogue import entries, expected
 from gsam.report.load import read_run
 from gsam.report.mini import records
 from gsam.report.mini.page import build
@@ -116,3 +119,22 @@ def test_the_committed_search_is_on_the_page_with_its_held_out_scores(tmp_path):
         assert last["evalset"] == "holdout" and last["step"] == 1562
         assert f" | 1 | {100 * last['top1']:.2f} | " in page
     assert not any("/" == record["config"]["run"]["root"][0] for record in recorded)  # no place on a machine
+
+
+def test_what_is_trained_is_what_the_recorded_search_found_best():
+    """Of every search that is complete in the records; the files of the others say that nothing is chosen yet."""
+    for row in entries("mini/")["mini/search"].rows:
+        places = list(itertools.product(*row.grid().values()))
+        found = {}
+        for record in records.read(ROOT / "results" / "mini" / "search.jsonl"):
+            if record["experiment"] == row.experiment:
+                top1 = [line["top1"] for line in record["metrics"] if line["kind"] == "eval"][-1]
+                found[tuple(OmegaConf.select(OmegaConf.create(record["config"]), key) for key in row.over)] = top1
+        name = row.experiment.removeprefix("mini/search/")
+        (file,) = (ROOT / "configs" / "experiment" / "mini").glob(f"[tf]*/{name}.yaml")
+        if len(found) < len(places):
+            assert "# Not chosen yet, by" in file.read_text(), file
+            continue
+        assert f"# Chosen by experiment={row.experiment}." in file.read_text()
+        trained = expected(f"mini/{file.parent.name}/{name}")
+        assert tuple(trained[key] for key in row.over) == max(found, key=found.get), file
