@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ from omegaconf import OmegaConf
 from gsam import runs
 from gsam.catalogue import entries, expected
 from gsam.report.load import read_run
+from gsam.report.matching import settings
 from gsam.report.mini import records
-from gsam.report.mini.page import build
-from gsam.report.page import markdown
+from gsam.report.mini.page import build, listed
+from gsam.report.page import Picture, markdown
 from tests.runs import train
 
 ROOT = Path(__file__).parents[2]
@@ -108,17 +110,31 @@ def script(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-def test_the_committed_search_is_on_the_page_with_its_held_out_scores(tmp_path):
-    """Of every recorded training of the search its last evaluation, which is on held-out pictures."""
+def test_the_page_is_made_of_the_records(tmp_path):
+    """docs/results.md is what they give today, its pictures are there, and the search stands in it as it was recorded: of
+    every training the last evaluation, which is on held-out pictures."""
     records.unpack(ROOT / "results", tmp_path)
-    page = markdown(build(tmp_path))
-    recorded = [json.loads(line) for line in (ROOT / "results" / "mini" / "search.jsonl").read_text().splitlines()]
+    page = build(tmp_path)
+    assert markdown(page, records.HEADER) == (ROOT / "docs" / "results.md").read_text().replace("](img/results/", "](")
+    pictures = {block.name for block in page.blocks if isinstance(block, Picture)}
+    assert {path.name for path in (ROOT / "docs" / "img" / "results").iterdir()} == pictures
+    recorded = records.read(ROOT / "results" / "mini" / "search.jsonl")
     assert recorded
     for record in recorded:
         last = [row for row in record["metrics"] if row["kind"] == "eval"][-1]
         assert last["evalset"] == "holdout" and last["step"] == 1562
-        assert f" | 1 | {100 * last['top1']:.2f} | " in page
+        assert re.search(rf" \| 1 \| (\*\*)?{100 * last['top1']:.2f}(\*\*)? \| ", markdown(page))
     assert not any("/" == record["config"]["run"]["root"][0] for record in recorded)  # no place on a machine
+
+
+def test_a_row_that_a_series_takes_in_stands_among_it_with_its_place():
+    """Of Figure 7 the radii of SAM, of which Table 1 has one; and SAM is not shown again for the panel of α."""
+    entry = entries("mini/")["mini/fig7"]
+    (setting,) = settings(entry, [])
+    labels = [point.label for point in listed(entry, setting.points)]
+    assert labels[:4] == [f"SAM, ρ = {rho}" for rho in (0.05, 0.1, 0.2, 0.4)]
+    assert labels[-4:] == ["vanilla", "GSAM, α = 0.1", "GSAM, α = 0.2", "GSAM, α = 0.4"]
+    assert len(labels) == 12
 
 
 def test_what_is_trained_is_what_the_recorded_search_found_best():

@@ -61,11 +61,6 @@ class Measured:
 
         return self._of(experiment, at, value)
 
-    def best(self, experiment: str, key: str) -> dict[str, Any] | None:
-        """The place on one axis with the highest mean top-1 on the test pictures."""
-        places = self.places(experiment, [key])
-        return max(places, key=lambda at: statistics.fmean(self.top1(experiment, at).values() or [-1.0]), default=None)
-
     def _of(self, experiment: str, at: dict[str, Any] | None, value: Callable[[Run], float | None]) -> Values:
         found = {int(run.setting("train.seed")): value(run) for run in self.runs(experiment, at)}
         return {seed: float(v) for seed, v in sorted(found.items()) if v is not None and math.isfinite(v)}

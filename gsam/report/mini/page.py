@@ -5,15 +5,16 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from gsam.catalogue import MINI, Entry, entries
+from gsam.catalogue import MINI, Entry, entries, expected
 
 from ..catalogue_report import drawn
 from ..entry_page import heading
 from ..figures import claims as headline
 from ..load import Run
-from ..matching import Setting, find_runs, settings
+from ..matching import Point, Setting, find_runs, settings
 from ..page import Grid, Heading, Page, Picture, Text
 from ..paper_table import Line, table
 from ..scores import scores
@@ -53,7 +54,7 @@ def build(runs_folder: Path) -> Page:
         Picture("results.png", png(headline.draw(measured, lines)), "Top-1 and differences of the methods")
     )
     page.blocks += [Heading("Claims"), Text([f"{_counts(lines)} {RULE}."]), _claims(lines)]
-    for entry in wanted:
+    for entry in sorted(wanted, key=lambda entry: entry.name == f"{MINI}search"):  # the longest table last
         page.blocks += _entry(entry, own[entry.name], table(entry, own[entry.name]))
     page.blocks += _provenance(runs)
     return page
@@ -93,10 +94,31 @@ def _entry(entry: Entry, setting: Setting, lines: Sequence[Line]) -> list:
     names = [name for name in dict.fromkeys(cell.evalset for line in lines for cell in line.cells.values())]
     heads = [head for head in (lines[0].cells if lines else {})]
     rows = []
-    for point in setting.points:
+    best = [line.point.runs for line in lines if line.tried > 1]
+    for point in listed(entry, setting.points):
         cells = [_interval([100 * s[name].top1 for s in map(scores, point.runs) if name in s]) for name in names]
+        if any(point.runs is runs for runs in best):
+            cells[0] = f"**{cells[0]}**"
         rows.append([point.label, str(len(point.runs)) if point.runs else NOT_RUN, *cells, *_cost(point.runs)])
     return [*blocks, Grid(["row", "seeds", *heads, "gradient evaluations", "seconds"], rows)]
+
+
+def listed(entry: Entry, points: Sequence[Point]) -> list[Point]:
+    """The points as they are listed: one that a series of others takes in (same panel, same label) stands among them with its
+    place on their axes, and one that stands in two panels without being of a series in either only once."""
+    axes = {(row.panel, row.label): row.over for row in entry.rows if row.over}
+    series: dict[tuple, list[Point]] = {}
+    for point in points:
+        row = point.row
+        key = row.panel, row.label
+        if not row.over and key in axes:
+            own = expected(row.experiment) | dict(row.at)
+            at = {name: own[name] for name in axes[key]}
+            point = replace(point, row=replace(row, over=axes[key]), at=at)
+        elif not row.over and any(row.experiment == other.row.experiment for all_ in series.values() for other in all_):
+            continue
+        series.setdefault(key, []).append(point)
+    return [point for each in series.values() for point in sorted(each, key=lambda point: [*point.at.values()])]
 
 
 def _interval(values: Sequence[float]) -> str:

@@ -83,6 +83,16 @@ def test_the_worst_alpha_and_the_best_radius_are_taken_by_their_means():
     assert claim_of([*alphas, *table], "GSAM is above SAM at every α").values == pytest.approx({0: -2.5, 1: -2.5})
 
 
+def test_the_best_lambda_may_be_zero():
+    """λ = 0 is the decayed ρ alone, a row of Table 2 too."""
+    gsam = [run("mini/table1/vit_gsam", seed, 86.0) for seed in (0, 1)]
+    zero = [run("mini/table6/decayed", seed, 85.0 + seed / 2) for seed in (0, 1)]
+    more = [run("mini/table2/weighted", seed, 84.0, lam=0.1) for seed in (0, 1)]
+    found = claim_of([*gsam, *zero, *more], "GSAM is above min(f_p + λh)")
+    assert found.says.endswith("at its best λ = 0") and found.values == pytest.approx({0: 1.0, 1: 0.5})
+    assert claim_of([*gsam, *more], "GSAM is above min(f_p + λh)").says.endswith("λ = 0.1")
+
+
 def test_the_gap_at_the_end_of_training():
     assert last_part([1.0] * 18 + [5.0, 7.0]) == 6.0 and first_part([9.0, 9.0, 1.0, 3.0] + [0.0] * 16) == 2.0
     seeds = (0, 1, 2)
