@@ -153,4 +153,4 @@ def test_what_is_trained_is_what_the_recorded_search_found_best():
             continue
         assert f"# Chosen by experiment={row.experiment}." in file.read_text()
         trained = expected(f"mini/{file.parent.name}/{name}")
-        assert tuple(trained[key] for key in row.over) == max(found, key=found.get), file
+        assert found[tuple(trained[key] for key in row.over)] == max(found.values()), file

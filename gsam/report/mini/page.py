@@ -28,9 +28,9 @@ INTRODUCTION = (
     "300 epochs of ImageNet were out of reach, so this is what can be shown on two CPU cores with the project's own "
     "commands: three small networks on 5,000 training pictures of Fashion-MNIST, 40 epochs, every test picture, and 15 "
     "corruptions at severities 1, 3 and 5 of 2,000 of them. Each method first had a search with one seed, compared on a fifth "
-    "of the training pictures that leaves training: six settings, vanilla more, because its learning rate and weight decay "
-    "are then those of all methods. All seeds and all settings that ran are below. The training pictures are the same 5,000 "
-    "in all runs of a table: intervals are about initial weights and order, not about the pictures."
+    "of the training pictures that leaves training: six settings (Entropy-SGD seven), vanilla more, because its learning rate "
+    "and weight decay are then those of all methods. All seeds and all settings that ran are below. The training pictures are "
+    "the same 5,000 in all runs of a table: intervals are about initial weights and order, not about the pictures."
 )
 COMMANDS = (
     "Made by `python scripts/reproduce.py mini/search`, `mini/table1` … and `python scripts/results.py page`. Every run is a "
