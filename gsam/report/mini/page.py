@@ -108,15 +108,16 @@ def listed(entry: Entry, points: Sequence[Point]) -> list[Point]:
     place on their axes, and one that stands in two panels without being of a series in either only once."""
     axes = {(row.panel, row.label): row.over for row in entry.rows if row.over}
     series: dict[tuple, list[Point]] = {}
+    shown = set()
     for point in points:
-        row = point.row
-        key = row.panel, row.label
+        row, key = point.row, (point.row.panel, point.row.label)
         if not row.over and key in axes:
             own = expected(row.experiment) | dict(row.at)
             at = {name: own[name] for name in axes[key]}
             point = replace(point, row=replace(row, over=axes[key]), at=at)
-        elif not row.over and any(row.experiment == other.row.experiment for all_ in series.values() for other in all_):
+        elif not row.over and row.experiment in shown:
             continue
+        shown.add(row.experiment)
         series.setdefault(key, []).append(point)
     return [point for each in series.values() for point in sorted(each, key=lambda point: [*point.at.values()])]
 
