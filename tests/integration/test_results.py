@@ -12,11 +12,13 @@ from omegaconf import OmegaConf
 
 from gsam import runs
 from gsam.catalogue import entries, expected
+from gsam.report.figures import fig5, fig6
 from gsam.report.load import read_run
 from gsam.report.matching import settings
 from gsam.report.mini import records
 from gsam.report.mini.page import build, listed
 from gsam.report.page import Picture, markdown
+from gsam.report.paper_table import table
 from tests.runs import train
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +139,18 @@ def test_a_row_that_a_series_takes_in_stands_among_it_with_its_place():
     assert labels[:4] == [f"SAM, ρ = {rho}" for rho in (0.05, 0.1, 0.2, 0.4)]
     assert labels[-4:] == ["vanilla", "GSAM, α = 0.1", "GSAM, α = 0.2", "GSAM, α = 0.4"]
     assert len(labels) == 12
+
+
+def test_figure_5_does_not_name_the_papers_mixer():
+    entry = entries("mini/")["mini/fig5"]
+    (setting,) = settings(entry, [])
+    assert fig5.draw(setting, table(entry, setting)).get_suptitle() == "Methods"
+
+
+def test_figure_6_draws_only_the_panels_that_its_entry_has():
+    entry = entries("mini/")["mini/fig6"]
+    (setting,) = settings(entry, [])
+    assert [axis.get_title("left") for axis in fig6.draw(setting, table(entry, setting)).axes] == ["Objectives"]
 
 
 def test_what_is_trained_is_what_the_recorded_search_found_best():

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from gsam.catalogue import MINI
+
 from ..matching import Setting
 from ..paper_table import Line
 from .panels import bar_legend, bars, title, value_of
@@ -24,7 +26,8 @@ def draw(setting: Setting, table: Sequence[Line]) -> Figure:
         axis.tick_params(axis="x", length=0)
     printed = any(cell.paper is not None for line in table for cell in line.cells.values())
     bar_legend(figure, names, paper=printed)
-    title(figure, "Methods" if setting.departs else "Methods on Mixer-S/32", setting.what() if setting.departs else "")
+    other = setting.departs or table[0].point.row.experiment.startswith(MINI)  # another Mixer
+    title(figure, "Methods" if other else "Methods on Mixer-S/32", setting.what() if setting.departs else "")
     return figure
 
 

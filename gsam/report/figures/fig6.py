@@ -11,29 +11,42 @@ from ..paper_table import Line
 from .panels import Value, bar_legend, bars, title, value_of
 
 METHODS = ("vanilla", "SAM", "GSAM")
+PANELS = {
+    "augmentation": ("Augmentations", 3),
+    "base optimizer": ("Base optimizers", 2),
+    "objective": ("Objectives", 3),
+}
+"""panel of the rows -> its title and width"""
 
 
 def draw(setting: Setting, table: Sequence[Line]) -> Figure:
-    """Labels of the rows are "group · method" in the first two panels; the third has a group per set."""
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=[3, 2, 3])
+    """The panels that have rows. Labels of the rows are "group · method" in the first two; the third has a group per set."""
+    panels = [panel for panel in PANELS if any(line.panel == panel for line in table)]
+    widths = [PANELS[panel][1] for panel in panels]
+    figure = Figure(figsize=(max(6.5, 1.6 * sum(widths)), 4.4), layout="constrained")
+    axes = dict(zip(panels, figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0], strict=True))
     columns = list(table[0].cells)
     first = columns[0] if columns else None
-    for axis, panel, name in ((left, "augmentation", "Augmentations"), (middle, "base optimizer", "Base optimizers")):
+    objectives = [line for line in table if line.panel == "objective"]
+    for panel, axis in axes.items():
+        axis.set_title(PANELS[panel][0], loc="left", fontsize=11, fontweight="bold")
+        if panel == "objective":
+            rows = {
+                line.point.row.label: [value_of(line.cells[c]) for c in columns] or [Value()] for line in objectives
+            }
+            bars(axis, columns or [""], rows, places=(2, 5))
+            axis.set_ylabel("top-1 (%)")
+            continue
         found = {line.point.row.label: line for line in table if line.panel == panel}
         groups = list(dict.fromkeys(label.split(" · ")[0] for label in found))
-        rows = {method: [_value(found, group, method, first) for group in groups] for method in METHODS}
-        bars(axis, groups, rows)
+        bars(axis, groups, {method: [_value(found, group, method, first) for group in groups] for method in METHODS})
         axis.set_ylabel(f"{first or ''} top-1 (%)".strip())
-        axis.set_title(name, loc="left", fontsize=11, fontweight="bold")
-    objectives = [line for line in table if line.panel == "objective"]
-    rows = {line.point.row.label: [value_of(line.cells[c]) for c in columns] or [Value()] for line in objectives}
-    bars(right, columns or [""], rows, places=(2, 5))
-    right.set_ylabel("top-1 (%)")
-    right.set_title("Objectives", loc="left", fontsize=11, fontweight="bold")
     printed = any(cell.paper is not None for line in table for cell in line.cells.values())
     labels = [line.point.row.label for line in objectives]
-    bar_legend(figure, [*METHODS[:2], f"{METHODS[2]}, {labels[0]}", labels[1]], paper=printed, places=(0, 1, 2, 5))
+    legend = dict(zip((0, 1, 2, 5), [*METHODS[:2], f"{METHODS[2]}, {labels[0]}", labels[1]], strict=True))
+    if panels == ["objective"]:
+        legend = {place: legend[place] for place in (2, 5)}
+    bar_legend(figure, [*legend.values()], paper=printed, places=tuple(legend))
     title(figure, "Additional studies", setting.what() if setting.departs else "")
     return figure
 
