@@ -89,9 +89,9 @@ def _others(found: Measured) -> Iterator[Claim]:
     gsam, points = of("table1/vit_gsam"), "points of top-1"
     lambdas = {0.0: of("table6/decayed")}
     lambdas |= {at[LAMBDA]: of("table2/weighted", at) for at in found.places("mini/table2/weighted", [LAMBDA])}
-    best = max(lambdas, key=lambda value: _average(lambdas[value]))
-    told = f" = {best:g}" if lambdas[best] else ""
-    yield Claim(f"GSAM is above min(f_p + λh) at its best λ{told}", "Table 2", points, difference(gsam, lambdas[best]))
+    best = _best([*lambdas.values()])
+    told = next((f" = {value:g}" for value, values in lambdas.items() if best and values is best), "")
+    yield Claim(f"GSAM is above min(f_p + λh) at its best λ{told}", "Table 2", points, difference(gsam, best))
     ascent, constant, decayed = of("table6/constant_ascent"), of("table1/vit_sam"), of("table6/decayed")
     yield Claim("the ascent step helps at a constant ρ", "Table 6", points, difference(ascent, constant))
     yield Claim("the ascent step helps at a decayed ρ", "Table 6", points, difference(gsam, decayed))
@@ -106,14 +106,13 @@ def _others(found: Measured) -> Iterator[Claim]:
     yield Claim(f"min(f, h) does similarly to min(f_p, h): within {SIMILAR} points", "Figure 6", points,
                 difference(gsam, of("fig6/min_f_h")), within=SIMILAR)  # fmt: skip
     sam, ours = (
-        max(_all(found, name, grid, key), key=_average)
+        _best(_all(found, name, grid, key))
         for name, grid, key in (("vit_sam", "fig7/sam_rho", RHO), ("vit_gsam", "fig7/gsam_rho", f"{RHO}_max"))
     )
     yield Claim("no radius brings SAM to GSAM (each at its best ρ)", "Figure 7", points, difference(ours, sam))
     for name, other in (("SAM", constant), ("vanilla", of("table1/vit_vanilla"))):
         alphas = [difference(values, other) for values in _all(found, "vit_gsam", "fig9", ALPHA)]
-        worst = min((values for values in alphas if values), key=_average, default={})
-        yield Claim(f"GSAM is above {name} at every α (the worst α)", "Figure 7", points, worst)
+        yield Claim(f"GSAM is above {name} at every α (the worst α)", "Figure 7", points, _worst(alphas))
 
 
 def _all(found: Measured, name: str, grid: str, key: str) -> list[Values]:
@@ -122,8 +121,17 @@ def _all(found: Measured, name: str, grid: str, key: str) -> list[Values]:
             *(found.top1(f"mini/{grid}", at) for at in found.places(f"mini/{grid}", [key]))]  # fmt: skip
 
 
+def _best(places: list[Values]) -> Values:
+    """Those with the largest mean; none while a place has not run: it could be the best."""
+    return max(places, key=_average) if all(places) else {}
+
+
+def _worst(places: list[Values]) -> Values:
+    return min(places, key=_average) if all(places) else {}
+
+
 def _average(values: Values) -> float:
-    return statistics.fmean(values.values()) if values else float("-inf")
+    return statistics.fmean(values.values())
 
 
 def _figures(found: Measured) -> Iterator[Claim]:
@@ -144,16 +152,15 @@ def _figures(found: Measured) -> Iterator[Claim]:
                 {seed: value - 0.9 for seed, value in least.items()})  # fmt: skip
     places = [{ALPHA: at[ALPHA]} for at in found.places("mini/fig9", [ALPHA])]
     without = found.logged("mini/table6/decayed", "gap", last_part)
-    most = found.logged("mini/fig9", "gap", last_part, places[-1]) if places else {}
+    most = found.logged("mini/fig9", "gap", last_part, places[-1])
     yield Claim("the larger α, the smaller h", "Figure 9", "fall of h at the end from α = 0 to the largest α, %",
                 _share(without, most))  # fmt: skip
     runs = [("mini/table1/vit_gsam", None), *(("mini/fig9", at) for at in places)]
     grown = [
         difference(*(found.logged(name, "gap", part, at) for part in (last_part, first_part))) for name, at in runs
     ]
-    least_grown = min((values for values in grown if values), key=_average, default={})
     yield Claim("h grows during training at every α (the least α)", "Figure 9", "h at the end - h after the warm-up",
-                least_grown)  # fmt: skip
+                _worst(grown))  # fmt: skip
 
 
 def _share(before: Values, after: Values) -> Values:
@@ -178,5 +185,5 @@ def _correlation(found: Measured, grid: list[dict]) -> Values:
     return {
         seed: float(spearmanr(*zip(*of_seed, strict=True)).statistic)
         for seed, of_seed in pairs.items()
-        if len(of_seed) > 2
+        if len(of_seed) == len(grid)
     }
