@@ -14,8 +14,10 @@ from gsam import runs
 from gsam.catalogue import entries, expected
 from gsam.report.figures import fig5, fig6
 from gsam.report.load import read_run
-from gsam.report.matching import settings
+from gsam.report.matching import find_runs, settings
 from gsam.report.mini import records
+from gsam.report.mini.claims import claims
+from gsam.report.mini.measured import Measured
 from gsam.report.mini.page import build, listed
 from gsam.report.page import Picture, markdown
 from gsam.report.paper_table import table
@@ -129,6 +131,29 @@ def test_the_page_is_made_of_the_records(tmp_path):
         assert last["evalset"] == "holdout" and last["step"] == (3125 // iterations if iterations else 1562)
         assert re.search(rf" \| 1 \| (\*\*)?{100 * last['top1']:.2f}(\*\*)? \| ", text)
     assert not any("/" == record["config"]["run"]["root"][0] for record in recorded)  # no place on a machine
+
+
+def test_the_readme_says_what_the_records_say(tmp_path):
+    """Its words on Table 1, by the rule of the page."""
+    records.unpack(ROOT / "results", tmp_path)
+    measured = Measured(find_runs(tmp_path, [entries("mini/")["mini/table1"]]))
+    table1 = [claim for claim in claims(measured) if "Table" in claim.where and "pictures" in claim.says]
+    assert {len(claim.values) for claim in table1} == {5, 8}
+    decided = {claim.says: claim.verdict for claim in table1 if claim.verdict != "undecided"}
+    cost = "is above vanilla at equal gradient evaluations"
+    assert decided == {
+        f"SAM {cost}: Mixer, test pictures": "supported",
+        f"SAM {cost}: Mixer, corrupted pictures": "supported",
+        f"GSAM {cost}: Mixer, test pictures": "supported",
+        f"GSAM {cost}: Mixer, corrupted pictures": "supported",
+        f"SAM {cost}: ViT, corrupted pictures": "supported",
+        f"GSAM {cost}: ResNet, corrupted pictures": "not supported",
+    }
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert (
+        "at equal gradient evaluations SAM and GSAM are above vanilla on the Mixer, and SAM on the ViT's corrupted pictures; "
+        "GSAM is below vanilla on the ResNet's. GSAM and SAM are too close to tell apart."
+    ) in readme
 
 
 def test_a_row_that_a_series_takes_in_stands_among_it_with_its_place():

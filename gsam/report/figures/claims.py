@@ -15,7 +15,7 @@ from .panels import COLOURS, MARKERS, nothing, title
 
 METHODS = {"vanilla": "vanilla", "vanilla_80": "vanilla, twice the epochs", "sam": "SAM", "gsam": "GSAM"}
 PLACES = {"vanilla": 0, "vanilla_80": 4, "sam": 1, "gsam": 2}
-VERDICTS = {"supported": ("#009E73", "o"), "not supported": ("#D55E00", "s"), "undecided": ("0.45", "D")}
+VERDICTS = {"supported": ("black", "o"), "not supported": ("#D55E00", "s"), "undecided": ("0.6", "D")}
 
 
 def draw(found: Measured, lines: Sequence[Claim]) -> Figure:
