@@ -112,6 +112,12 @@ def paper(name: str) -> dict[str, Any]:
     return document.get(name.removeprefix(MINI), {})
 
 
+def places(experiment: str) -> list[dict[str, Any]]:
+    """Dotted key -> value at every place of an experiment's own grid, in ascending order; [{}] if it has none."""
+    grid = _sweep(experiment)
+    return [dict(zip(grid, place, strict=True)) for place in sorted(itertools.product(*grid.values()))]
+
+
 def jobs(entry: Entry, seeds: Iterable[int] = (0,)) -> list[Job]:
     """The trainings that the entry shows, each once: rows in order, then the grid, then the seeds.
 

@@ -10,6 +10,8 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gsam.catalogue import places
+
 from ..stats import t_interval
 from .measured import CORRUPTED, TEST, Measured, Values, first_part, last_part
 
@@ -88,7 +90,7 @@ def _others(found: Measured) -> Iterator[Claim]:
 
     gsam, points = of("table1/vit_gsam"), "points of top-1"
     lambdas = {0.0: of("table6/decayed")}
-    lambdas |= {at[LAMBDA]: of("table2/weighted", at) for at in found.places("mini/table2/weighted", [LAMBDA])}
+    lambdas |= {at[LAMBDA]: of("table2/weighted", at) for at in places("mini/table2/weighted")}
     best = _best([*lambdas.values()])
     told = next((f" = {value:g}" for value, values in lambdas.items() if best and values is best), "")
     yield Claim(f"GSAM is above min(f_p + λh) at its best λ{told}", "Table 2", points, difference(gsam, best))
@@ -106,28 +108,27 @@ def _others(found: Measured) -> Iterator[Claim]:
     yield Claim(f"min(f, h) does similarly to min(f_p, h): within {SIMILAR} points", "Figure 6", points,
                 difference(gsam, of("fig6/min_f_h")), within=SIMILAR)  # fmt: skip
     sam, ours = (
-        _best(_all(found, name, grid, key))
-        for name, grid, key in (("vit_sam", "fig7/sam_rho", RHO), ("vit_gsam", "fig7/gsam_rho", f"{RHO}_max"))
+        _best(_all(found, name, grid)) for name, grid in (("vit_sam", "fig7/sam_rho"), ("vit_gsam", "fig7/gsam_rho"))
     )
     yield Claim("no radius brings SAM to GSAM (each at its best ρ)", "Figure 7", points, difference(ours, sam))
     for name, other in (("SAM", constant), ("vanilla", of("table1/vit_vanilla"))):
-        alphas = [difference(values, other) for values in _all(found, "vit_gsam", "fig9", ALPHA)]
+        alphas = [difference(values, other) for values in _all(found, "vit_gsam", "fig9")]
         yield Claim(f"GSAM is above {name} at every α (the worst α)", "Figure 7", points, _worst(alphas))
 
 
-def _all(found: Measured, name: str, grid: str, key: str) -> list[Values]:
+def _all(found: Measured, name: str, grid: str) -> list[Values]:
     """Top-1 of a run of Table 1 and at the other places of its axis."""
     return [found.top1(f"mini/table1/{name}"),
-            *(found.top1(f"mini/{grid}", at) for at in found.places(f"mini/{grid}", [key]))]  # fmt: skip
+            *(found.top1(f"mini/{grid}", at) for at in places(f"mini/{grid}"))]  # fmt: skip
 
 
-def _best(places: list[Values]) -> Values:
+def _best(those: list[Values]) -> Values:
     """Those with the largest mean; none while a place has not run: it could be the best."""
-    return max(places, key=_average) if all(places) else {}
+    return max(those, key=_average) if all(those) else {}
 
 
-def _worst(places: list[Values]) -> Values:
-    return min(places, key=_average) if all(places) else {}
+def _worst(those: list[Values]) -> Values:
+    return min(those, key=_average) if all(those) else {}
 
 
 def _average(values: Values) -> float:
@@ -136,7 +137,7 @@ def _average(values: Values) -> float:
 
 def _figures(found: Measured) -> Iterator[Claim]:
     """Of curvature and of the log of training."""
-    grid = found.places("mini/fig4", [RHO, ALPHA])
+    grid = places("mini/fig4")
     radii, alphas = sorted({at[RHO] for at in grid}), sorted({at[ALPHA] for at in grid})
     ends = [({RHO: rho, ALPHA: alphas[0]}, {RHO: rho, ALPHA: alphas[-1]}) for rho in radii]
     falls = [_share(found.sigma_max("mini/fig4", a), found.sigma_max("mini/fig4", b)) for a, b in ends]
@@ -150,12 +151,12 @@ def _figures(found: Measured) -> Iterator[Claim]:
     least = found.logged("mini/table1/vit_gsam", "cos", min)
     yield Claim("cos θ stays above 0.9", "Figure 8", "its smallest logged value - 0.9",
                 {seed: value - 0.9 for seed, value in least.items()})  # fmt: skip
-    places = [{ALPHA: at[ALPHA]} for at in found.places("mini/fig9", [ALPHA])]
+    by_alpha = places("mini/fig9")
     without = found.logged("mini/table6/decayed", "gap", last_part)
-    most = found.logged("mini/fig9", "gap", last_part, places[-1])
+    most = found.logged("mini/fig9", "gap", last_part, by_alpha[-1])
     yield Claim("the larger α, the smaller h", "Figure 9", "fall of h at the end from α = 0 to the largest α, %",
                 _share(without, most))  # fmt: skip
-    runs = [("mini/table1/vit_gsam", None), *(("mini/fig9", at) for at in places)]
+    runs = [("mini/table1/vit_gsam", None), *(("mini/fig9", at) for at in by_alpha)]
     grown = [
         difference(*(found.logged(name, "gap", part, at) for part in (last_part, first_part))) for name, at in runs
     ]

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from itertools import product
 from typing import Any
 
-from gsam.catalogue import Row
 from gsam.recipes import same
 
 from ..figures.fig4 import hessian_row, sharpness_row
@@ -34,11 +32,6 @@ class Measured:
     def runs(self, experiment: str, at: dict[str, Any] | None = None) -> list[Run]:
         found = self._runs.get(experiment, [])
         return [run for run in found if all(same(run.setting(key), value) for key, value in (at or {}).items())]
-
-    def places(self, experiment: str, keys: Sequence[str]) -> list[dict[str, Any]]:
-        """The places of an experiment's grid in ascending order, those that did not run too."""
-        grid = Row(experiment, experiment, over=tuple(keys)).grid()
-        return [dict(zip(keys, place, strict=True)) for place in sorted(product(*(grid[key] for key in keys)))]
 
     def top1(self, experiment: str, at: dict[str, Any] | None = None, evalset: str = TEST) -> Values:
         """Top-1 in %, of the last step."""

@@ -23,6 +23,7 @@ from ..tables import NOT_RUN
 from ..write import png
 from .claims import RULE, Claim, claims
 from .measured import Measured
+from .why import why
 
 INTRODUCTION = (
     "300 epochs of ImageNet were out of reach, so this is what can be shown on two CPU cores with the project's own "
@@ -53,7 +54,7 @@ def build(runs_folder: Path) -> Page:
     page.blocks.append(
         Picture("results.png", png(headline.draw(measured, lines)), "Top-1 and differences of the methods")
     )
-    page.blocks += [Heading("Claims"), Text([f"{_counts(lines)} {RULE}."]), _claims(lines)]
+    page.blocks += [Heading("Claims"), Text([f"{_counts(lines)} {RULE}."]), _claims(lines), *why(measured, lines)]
     for entry in sorted(wanted, key=lambda entry: entry.name == f"{MINI}search"):  # the longest table last
         page.blocks += _entry(entry, own[entry.name], table(entry, own[entry.name]))
     page.blocks += _provenance(runs)

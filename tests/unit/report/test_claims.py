@@ -7,6 +7,7 @@ import pytest
 from gsam.report.load import Run
 from gsam.report.mini.claims import Claim, claims, difference
 from gsam.report.mini.measured import Measured, first_part, last_part
+from gsam.report.mini.why import why
 from gsam.report.stats import t_interval
 
 
@@ -110,6 +111,22 @@ def test_the_gap_at_the_end_of_training():
             for name, at in (("mini/fig9", {"alpha": 0.2}), ("mini/table1/vit_gsam", {}))]  # fmt: skip
     grows = claim_of(lower + rest, "h grows")
     assert grows.values == pytest.approx({0: -0.6, 1: -0.55, 2: -0.5}) and grows.verdict == "not supported"
+
+
+def test_every_rho_and_alpha_stands_beside_sam():
+    """Differences are of the seeds that both have; a row of Table 1 stands at its place among those of its grid."""
+    sam = [run("mini/table1/vit_sam", seed, 84.0 + seed, gaps=[0.2] * 10) for seed in (0, 1, 2)]
+    ours = [run("mini/fig9", seed, 85.0 + seed, gaps=[0.1] * 10, alpha=0.4) for seed in (0, 1)]
+    found = Measured(sam + ours)
+    heading, text, grid, said = why(found, claims(found))
+    rows = {row[0]: row[1:] for row in grid.rows}
+    assert rows["SAM, constant ρ = 0.1"] == ["3", "85.00 ± 2.48", "-", "0.2000 ± 0.0000"]
+    assert rows["GSAM, ρ_max = 0.4, α = 0.4"] == ["2", "85.50 ± 6.35", "+1.00 ± 0.00", "0.1000 ± 0.0000"]
+    assert rows["GSAM, ρ_max = 0.4, α = 0.0"] == ["not run"] * 4
+    assert [*rows][-6:] == ["GSAM, ρ_max = 0.2, α = 0.1", *(f"GSAM, ρ_max = 0.4, α = {a}" for a in (0.0, 0.1, 0.2, 0.4)),
+                            "GSAM, ρ_max = 0.8, α = 0.1"]  # fmt: skip
+    assert len(rows) == 4 + 9 + 7 and text.lines[0].startswith("GSAM does not beat SAM here: of 6 comparisons")
+    assert said.lines[0] == "the larger α, the smaller h: not run"
 
 
 def test_a_claim_without_any_run_is_not_run():
