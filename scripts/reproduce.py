@@ -13,6 +13,7 @@ examples:
   python scripts/reproduce.py fig4                                a whole figure
   python scripts/reproduce.py table5 --matched-compute            vanilla also at the gradient evaluations of SAM and GSAM
   python scripts/reproduce.py table3 --weights /data/pretrained   fine-tunings from /data/pretrained/table1/<experiment>/<hash>
+  python scripts/reproduce.py mini/table1/vit_gsam                a small network on Fashion-MNIST: minutes of a CPU
   python scripts/reproduce.py table6 data=fashion_mnist train.epochs=2 …    the same with other settings: a row of its own
 
 One process after another; every one continues where it stopped, so the same command does too, whenever it was ended.
@@ -25,7 +26,8 @@ def arguments() -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "target", help="an entry of configs/catalogue.yaml or a row of it: table1, table1/vit_b32_gsam, fig4"
+        "target",
+        help="an entry of configs/catalogue.yaml or mini.yaml, or a row of it: table1, table1/vit_b32_gsam, mini/fig4",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for all trainings")
     parser.add_argument("--seeds", default="0", help="of train.seed, e.g. 0,1,2 (default: %(default)s)")
