@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from gsam.catalogue import places
 
 from ..stats import t_interval
+from ..tables import NOT_RUN
 from .measured import CORRUPTED, TEST, Measured, Values, first_part, last_part
 
 RULE = (
@@ -42,9 +43,20 @@ class Claim:
         return t_interval(list(self.values.values())) if len(self.values) > 1 else None
 
     @property
+    def told(self) -> str:
+        """ "+0.12 [-0.05, +0.29]" """
+        if not self.values:
+            return NOT_RUN
+        how = "+.2f" if self.number.startswith("points") else "+.3g"
+        if self.interval is None:
+            return f"{next(iter(self.values.values())):{how}} (one seed)"
+        mean, low, high = self.interval
+        return f"{mean:{how}} [{low:{how}}, {high:{how}}]"
+
+    @property
     def verdict(self) -> str:
         if not self.values:
-            return "not run"
+            return NOT_RUN
         if self.interval is None:
             return "undecided"
         _, low, high = self.interval

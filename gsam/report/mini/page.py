@@ -73,14 +73,9 @@ def _counts(lines: Sequence[Claim]) -> str:
 
 
 def _claims(lines: Sequence[Claim]) -> Grid:
-    rows = []
-    for claim in lines:
-        interval = claim.interval
-        if interval is None:
-            told = NOT_RUN if not claim.values else f"{next(iter(claim.values.values())):+.3g} (one seed)"
-        else:
-            told = f"{interval[0]:+.3g} [{interval[1]:+.3g}, {interval[2]:+.3g}]"
-        rows.append([claim.says, claim.where, claim.verdict, claim.number, told, str(len(claim.values))])
+    rows = [
+        [claim.says, claim.where, claim.verdict, claim.number, claim.told, str(len(claim.values))] for claim in lines
+    ]
     return Grid(["claim", "paper", "at this size", "number", "mean [95 % interval]", "seeds"], rows, left=4)
 
 

@@ -37,7 +37,12 @@ def why(found: Measured, lines: Sequence[Claim]) -> list:
         "of training; it grows with ρ, so compare it between rows of one radius."
     )
     rows = [_row(label, found, experiment, at) for label, experiment, at in _settings()]
-    said = [_said(claim) for start in SHARPNESS for claim in lines if claim.says.startswith(start)]
+    said = [
+        f"{claim.says}: {claim.verdict} ({claim.number}: {claim.told})"
+        for start in SHARPNESS
+        for claim in lines
+        if claim.says.startswith(start)
+    ]
     return [
         Heading("GSAM against SAM"),
         Text([text]),
@@ -74,8 +79,3 @@ def _told(values: Values, how: str) -> str:
         return format(next(iter(values.values())), how) if values else NOT_RUN
     mean, low, _ = t_interval(list(values.values()))
     return f"{mean:{how}} ± {mean - low:{how.lstrip('+')}}"
-
-
-def _said(claim: Claim) -> str:
-    told = f" ({claim.number}: {{:.3g}} [{{:.3g}}, {{:.3g}}])".format(*claim.interval) if claim.interval else ""
-    return f"{claim.says}: {claim.verdict}{told}"

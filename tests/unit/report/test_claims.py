@@ -49,6 +49,14 @@ def test_one_rule_decides(values, within, verdict):
     assert Claim("a is above b", "Table 1", "points", dict(enumerate(values)), within).verdict == verdict
 
 
+def test_a_claims_number_has_the_digits_of_its_unit():
+    values = {0: 1.0, 1: 2.0, 2: 3.0}
+    assert Claim("", "", "points of top-1", values).told == "+2.00 [-0.48, +4.48]"
+    assert Claim("", "", "fall of h, %", values).told == "+2 [-0.484, +4.48]"
+    assert Claim("", "", "points of top-1", {3: 1.0}).told == "+1.00 (one seed)"
+    assert Claim("", "", "points of top-1", {}).told == "not run"
+
+
 def test_differences_are_paired_by_seed():
     assert difference({0: 3.0, 1: 5.0, 2: 9.0}, {2: 8.0, 1: 1.0, 7: 0.0}) == {1: 4.0, 2: 1.0}
 
@@ -126,7 +134,7 @@ def test_every_rho_and_alpha_stands_beside_sam():
     assert [*rows][-6:] == ["GSAM, ρ_max = 0.2, α = 0.1", *(f"GSAM, ρ_max = 0.4, α = {a}" for a in (0.0, 0.1, 0.2, 0.4)),
                             "GSAM, ρ_max = 0.8, α = 0.1"]  # fmt: skip
     assert len(rows) == 4 + 9 + 7 and text.lines[0].startswith("GSAM does not beat SAM here: of 6 comparisons")
-    assert said.lines[0] == "the larger α, the smaller h: not run"
+    assert said.lines[0].startswith("the larger α, the smaller h: not run (fall of h")
 
 
 def test_a_claim_without_any_run_is_not_run():
