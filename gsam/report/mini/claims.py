@@ -17,7 +17,7 @@ from ..tables import NOT_RUN
 from .measured import CORRUPTED, TEST, Measured, Values, first_part, last_part
 
 RULE = (
-    "supported: the 95 % interval (paired t over seeds) lies above 0; not supported: below 0; undecided: it holds 0, or fewer "
+    "Supported: the 95 % interval (paired t over seeds) lies above 0; not supported: below 0; undecided: it holds 0, or fewer "
     "than two seeds ran"
 )
 SIMILAR = 0.5  # points of top-1 within which "similarly" holds
