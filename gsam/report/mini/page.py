@@ -36,8 +36,8 @@ INTRODUCTION = (
 COMMANDS = (
     "Made by `python scripts/reproduce.py mini/search`, `mini/table1` … and `python scripts/results.py page`. Every run is a "
     "line of a file in [results/](../results). A full-size run is the same command without `mini/`. "
-    "`bash scripts/reproduce_mini.sh` runs a part of it again and compares. ± in the tables and whiskers of the first picture: 95 % "
-    "intervals; whiskers of the other pictures: standard deviation over seeds."
+    "`bash scripts/reproduce_mini.sh` runs a part of it again and compares. ± in the tables and whiskers of the first picture: "
+    "95 % intervals; whiskers of the other pictures: standard deviation over seeds."
 )
 
 
