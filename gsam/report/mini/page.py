@@ -18,12 +18,11 @@ from ..matching import Point, Setting, find_runs, settings
 from ..page import Grid, Heading, Page, Picture, Text
 from ..paper_table import Line, table
 from ..scores import scores
-from ..stats import t_interval
 from ..tables import NOT_RUN
 from ..write import png
 from .claims import RULE, Claim, claims
 from .measured import Measured
-from .why import why
+from .why import told, why
 
 INTRODUCTION = (
     "300 epochs of ImageNet were out of reach, so this is what can be shown on two CPU cores with the project's own "
@@ -94,7 +93,7 @@ def _entry(entry: Entry, setting: Setting, lines: Sequence[Line]) -> list:
     rows = []
     best = [line.point.runs for line in lines if line.tried > 1]
     for point in listed(entry, setting.points):
-        cells = [_interval([100 * s[name].top1 for s in map(scores, point.runs) if name in s]) for name in names]
+        cells = [told([100 * s[name].top1 for s in map(scores, point.runs) if name in s]) for name in names]
         if any(point.runs is runs for runs in best):
             cells[0] = f"**{cells[0]}**"
         rows.append([point.label, str(len(point.runs)) if point.runs else NOT_RUN, *cells, *_cost(point.runs)])
@@ -118,15 +117,6 @@ def listed(entry: Entry, points: Sequence[Point]) -> list[Point]:
         shown.add(row.experiment)
         series.setdefault(key, []).append(point)
     return [point for each in series.values() for point in sorted(each, key=lambda point: [*point.at.values()])]
-
-
-def _interval(values: Sequence[float]) -> str:
-    if not values:
-        return NOT_RUN
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    mean, low, _ = t_interval(values)
-    return f"{mean:.2f} ± {mean - low:.2f}"
 
 
 def _cost(runs: Sequence[Run]) -> list[str]:

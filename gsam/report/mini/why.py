@@ -10,7 +10,7 @@ from ..page import Grid, Heading, Text
 from ..stats import t_interval
 from ..tables import NOT_RUN
 from .claims import ALPHA, RHO, Claim, difference
-from .measured import Measured, Values, last_part
+from .measured import Measured, last_part
 
 RHO_MAX = f"{RHO}_max"
 SAM = "mini/table1/vit_sam"
@@ -69,13 +69,13 @@ def _settings() -> list[tuple[str, str, dict]]:
 
 def _row(label: str, found: Measured, experiment: str, at: dict) -> list[str]:
     top1, gap = found.top1(experiment, at), found.logged(experiment, "gap", last_part, at)
-    less = "-" if experiment == SAM else _told(difference(top1, found.top1(SAM)), "+.2f")
-    return [label, str(len(top1)) if top1 else NOT_RUN, _told(top1, ".2f"), less, _told(gap, ".4f")]
+    less = "-" if experiment == SAM else told([*difference(top1, found.top1(SAM)).values()], "+.2f")
+    return [label, str(len(top1)) if top1 else NOT_RUN, told([*top1.values()]), less, told([*gap.values()], ".4f")]
 
 
-def _told(values: Values, how: str) -> str:
-    """The mean ± half of its 95 % interval."""
+def told(values: Sequence[float], how: str = ".2f") -> str:
+    """The mean ± half of its 95 % interval; how: a format of numbers."""
     if len(values) < 2:
-        return format(next(iter(values.values())), how) if values else NOT_RUN
-    mean, low, _ = t_interval(list(values.values()))
+        return format(values[0], how) if values else NOT_RUN
+    mean, low, _ = t_interval(values)
     return f"{mean:{how}} ± {mean - low:{how.lstrip('+')}}"
