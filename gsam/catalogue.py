@@ -113,9 +113,9 @@ def paper(name: str) -> dict[str, Any]:
 
 
 def places(experiment: str) -> list[dict[str, Any]]:
-    """Dotted key -> value at every place of an experiment's own grid, in ascending order; [{}] if it has none."""
+    """Dotted key -> value at every place of an experiment's own grid, in its file's order; [{}] if it has none."""
     grid = _sweep(experiment)
-    return [dict(zip(grid, place, strict=True)) for place in sorted(itertools.product(*grid.values()))]
+    return [dict(zip(grid, place, strict=True)) for place in itertools.product(*grid.values())]
 
 
 def jobs(entry: Entry, seeds: Iterable[int] = (0,)) -> list[Job]:
@@ -124,14 +124,14 @@ def jobs(entry: Entry, seeds: Iterable[int] = (0,)) -> list[Job]:
     Of a row with `holdout` one per seed; what `over` has to be comes from the trainings of `choosing`.
     """
     rows = entry.rows if not entry.settings else ()
-    found = {job.overrides: job for row in rows for job in _jobs(row, {} if row.holdout else row.grid(), seeds)}
+    found = {job.overrides: job for row in rows for job in _jobs(row, [{}] if row.holdout else places(row.experiment), seeds)}
     return list(found.values())
 
 
 def choosing(row: Row) -> list[Job]:
     """The trainings without the held-out part, on which they are compared; their run.experiment is `choice`."""
     extra = (f"data.holdout={row.holdout}", f"run.experiment={choice(row.experiment)}")
-    return [replace(job, overrides=job.overrides + extra) for job in _jobs(row, row.grid(), [0])]
+    return [replace(job, overrides=job.overrides + extra) for job in _jobs(row, places(row.experiment), [0])]
 
 
 def choice(experiment: str) -> str:
@@ -171,9 +171,8 @@ def sets(entry: Entry, data: str) -> dict[str, str]:
     return {heading: known.get(name, name) for heading, name in entry.columns.items() if name in (*known, "val")}
 
 
-def _jobs(row: Row, grid: Mapping[str, list[Any]], seeds: Iterable[int]) -> Iterator[Job]:
-    for point in itertools.product(*grid.values()):
-        values = dict(zip(grid, point, strict=True))
+def _jobs(row: Row, at: Iterable[dict[str, Any]], seeds: Iterable[int]) -> Iterator[Job]:
+    for values in at:
         settings = [f"{key}={value}" for key, value in values.items()]
         for seed in seeds:
             yield Job(row, seed, values, (f"experiment={row.experiment}", *settings, f"train.seed={seed}"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gsam.catalogue import Entry, Row, departures, expected
+from gsam.catalogue import Entry, Row, departures, expected, places
 from gsam.identity import deciding
 from gsam.recipes import same
 
@@ -153,11 +152,7 @@ def _fits(setting: Setting, member: tuple[dict, dict], told: dict[str, Any], wei
 
 
 def _places(entry: Entry) -> list[Point]:
-    return [
-        Point(row, {**row.at, **dict(zip(row.over, values, strict=True))})
-        for row in entry.rows
-        for values in itertools.product(*row.grid().values())
-    ]
+    return [Point(row, {**row.at, **place}) for row in entry.rows for place in places(row.experiment)]
 
 
 def _point(setting: Setting, row: Row, run: Run) -> Point:

@@ -104,7 +104,7 @@ def _others(found: Measured) -> Iterator[Claim]:
     lambdas = {0.0: of("table6/decayed")}
     lambdas |= {at[LAMBDA]: of("table2/weighted", at) for at in places("mini/table2/weighted")}
     best = _best([*lambdas.values()])
-    told = next((f" = {value:g}" for value, values in lambdas.items() if best and values is best), "")
+    told = next((f" = {value:g}" for value, values in lambdas.items() if values is best), "")
     yield Claim(f"GSAM is above min(f_p + λh) at its best λ{told}", "Table 2", points, difference(gsam, best))
     ascent, constant, decayed = of("table6/constant_ascent"), of("table1/vit_sam"), of("table6/decayed")
     yield Claim("the ascent step helps at a constant ρ", "Table 6", points, difference(ascent, constant))
