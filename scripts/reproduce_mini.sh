@@ -3,6 +3,7 @@
 # records in results/: bit for bit on the same kind of processor with the same torch, else within 0.5 points.
 # At most 20 minutes on two cores. Run again, it continues. Arguments go to every training: scripts/reproduce_mini.sh data.workers=2
 set -euo pipefail
+set -m # the background job is a process group of its own: when one seed fails or is interrupted, all of the other ends too
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash scripts/setup.sh
@@ -23,6 +24,7 @@ one() {
 }
 one 0 "$@" &
 first=$!
+trap 'kill -- "-$first" 2> /dev/null || true' EXIT
 one 1 "$@"
 wait $first
 

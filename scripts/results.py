@@ -59,12 +59,19 @@ def compare(repeats: list) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from gsam.report.mini.records import TOLERANCE
+
     table = Table("run", "seed", "recorded, %", "again, %", "difference", "")
     for one in repeats:
         how = "bit for bit" if one.identical else f"other rounding{'' if one.same_processor else ', other processor'}"
         cells = (f"{one.recorded:.2f}", f"{one.again:.2f}", f"{one.again - one.recorded:+.2f}")
         table.add_row(one.experiment, str(one.seed), *cells, how if one.agrees else f"DIFFERS ({how})")
     Console().print(table)
+    if any(not one.agrees and abs(one.again - one.recorded) <= TOLERANCE for one in repeats):
+        print(
+            f"Within {TOLERANCE} points, but a processor of the same name should give the same numbers. Virtual machines give "
+            "one name to several kinds: then it is rounding. Else set OMP_NUM_THREADS=1 and compare the versions."
+        )
     return 0 if all(one.agrees for one in repeats) else 1
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..mini.claims import MODELS, Claim
+from ..mini.claims import EQUAL, MODELS, TABLE1, Claim
 from ..mini.measured import CORRUPTED, TEST, Measured
 from ..stats import t_interval
 from .panels import COLOURS, MARKERS, nothing, title
@@ -21,7 +21,7 @@ VERDICTS = {"supported": ("black", "o"), "not supported": ("#D55E00", "s"), "und
 def draw(found: Measured, lines: Sequence[Claim]) -> Figure:
     """Left: a dot per method and model with its 95 % interval and every seed, clean and corrupted test pictures. Right: the
     differences of Table 1's claims, paired over seeds."""
-    shown = [claim for claim in lines if claim.where.startswith("Table") and ": " in claim.says]
+    shown = [claim for claim in lines if claim.topic == TABLE1]
     figure = Figure(figsize=(13, 1.8 + 0.27 * len(shown)), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.15])
     for axis, evalset, name in ((left, TEST, "Test pictures"), (middle, CORRUPTED, "Corrupted test pictures")):
@@ -76,5 +76,5 @@ def _differences(axis: Axes, claims: Sequence[Claim]) -> None:
 def _short(claim: Claim) -> str:
     """ "GSAM - SAM: ViT, test pictures"."""
     says, _, which = claim.says.partition(": ")
-    a, _, b = says.removesuffix(" at equal gradient evaluations").partition(" is above ")
-    return f"{a} − {b}{' (equal cost)' if 'equal' in says else ''}: {which.removesuffix(' pictures')}"
+    a, _, b = says.removesuffix(f" {EQUAL}").partition(" is above ")
+    return f"{a} − {b}{' (equal cost)' if says.endswith(EQUAL) else ''}: {which.removesuffix(' pictures')}"

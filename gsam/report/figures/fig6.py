@@ -47,7 +47,8 @@ def draw(setting: Setting, table: Sequence[Line]) -> Figure:
     if panels == ["objective"]:
         legend = {place: legend[place] for place in (2, 5)}
     bar_legend(figure, [*legend.values()], paper=printed, places=tuple(legend))
-    title(figure, "Additional studies", setting.what() if setting.departs else "")
+    what = "Additional studies" if len(panels) > 1 else " against ".join(labels)
+    title(figure, what, setting.what() if setting.departs else "")
     return figure
 
 

@@ -28,7 +28,7 @@ def draw(setting: Setting, table: Sequence[Line]) -> Figure:
 
 def sentence(table: Sequence[Line]) -> str:
     """The mean gap over the last tenth of the logged steps by α, whether it falls with α, and whether it is above that of the
-    first tenth; "" with fewer than two α."""
+    second tenth, after the warm-up; "" with fewer than two α."""
     first, last = {}, {}
     for line in table:
         tenths = [_tenths([row["gap"] for row in run.train if row.get("gap") is not None]) for run in line.point.runs]
@@ -44,11 +44,11 @@ def sentence(table: Sequence[Line]) -> str:
     told = ", ".join(f"{last[alpha]:.4f} at α = {alpha:g}" for alpha in sorted(last))
     return (
         f"Gap over the last tenth of training: {told}. It {'falls' if falls else 'does not fall'} with every larger α, and is "
-        f"larger than over the first tenth at {grows} of {len(last)} α.{lost}"
+        f"larger than over the second tenth at {grows} of {len(last)} α.{lost}"
     )
 
 
 def _tenths(gaps: list[float]) -> tuple[list[float], list[float]]:
-    """The finite values of the first and of the last tenth."""
+    """The finite values of the second and of the last tenth; of a log of a few steps the first stand for the second."""
     size = max(1, len(gaps) // 10)
-    return [gap for gap in gaps[:size] if isfinite(gap)], [gap for gap in gaps[-size:] if isfinite(gap)]
+    return [gap for gap in gaps[size : 2 * size] or gaps if isfinite(gap)], [gap for gap in gaps[-size:] if isfinite(gap)]

@@ -84,6 +84,9 @@ def bars(
     axis.set_xticks(range(len(groups)), groups)
     axis.set(xlim=(-0.55, len(groups) - 0.45), ylim=(low, high))
     _plain(axis)
+    if low > 0:  # the sign of a cut axis: bars are not as long as their values
+        for y in (0.02, 0.035):
+            axis.plot([-0.008, 0.008], [y - 0.01, y + 0.01], transform=axis.transAxes, clip_on=False, color="black", lw=1)
     axis.grid(axis="y", alpha=0.25, lw=0.6)
 
 
@@ -110,8 +113,8 @@ def lines(axis: Axes, x: Sequence[float], series: dict[str, Sequence[Value]]) ->
 
 
 def curves(axis: Axes, series: dict[str, Sequence[Run]], key: str) -> None:
-    """A number of the training's log against the step, a line per series: the mean over seeds, smoothed by a running mean over
-    a tenth of the run, and every seed as a thin line."""
+    """A number of the training's log against the step, a line per series: the mean over seeds, and every seed as a thin line.
+    A mean of 100 points or more is smoothed by a running mean over a tenth of the run; fewer would lose their peaks."""
     for place, runs in enumerate(series.values()):
         seeds = [[(row["step"], row[key]) for row in run.train if _finite(row.get(key))] for run in runs]
         seeds = [points for points in seeds if points]
@@ -119,8 +122,10 @@ def curves(axis: Axes, series: dict[str, Sequence[Run]], key: str) -> None:
             continue
         for points in seeds:
             axis.plot(*zip(*points, strict=True), color=COLOURS[place], alpha=0.25, lw=0.7)
-        smooth = running_mean(mean := mean_curve(seeds), len(mean) // 20)
-        axis.plot(*zip(*smooth, strict=True), color=COLOURS[place], ls=DASHES[place], lw=2)
+        mean = mean_curve(seeds)
+        if len(mean) >= 100:
+            mean = running_mean(mean, len(mean) // 20)
+        axis.plot(*zip(*mean, strict=True), color=COLOURS[place], ls=DASHES[place], lw=2)
     axis.set_xlabel("training step")
     axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     _plain(axis)

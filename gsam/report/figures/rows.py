@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from ..paper_table import Line
 from ..tables import NOT_RUN
 from .panels import COLOURS, MARKERS, PAPER, columns_of_legend, title, value_of
 
-METHODS = ("vanilla", "GSAM", "SAM")  # by the first that a label holds; in COLOURS as in the other figures
+METHODS = ("vanilla", "GSAM", "SAM")  # by the first that is a word of the label; in COLOURS as in the other figures
 PLACES = {"vanilla": 0, "SAM": 1, "GSAM": 2}
 
 
@@ -44,17 +45,22 @@ def draw(setting: Setting, table: Sequence[Line]) -> Figure:
     handles = {PAPER: Line2D([], [], color="black", marker="|", ls="none", ms=11, mew=2)} if printed else {}
     for line in table:
         style = {"color": COLOURS[place(line.label)], "marker": MARKERS[place(line.label)], "ls": "none", "ms": 5}
-        handles[f"ours, {next((m for m in METHODS if m in line.label), 'other methods')}"] = Line2D([], [], **style)
+        handles[f"{'ours, ' if printed else ''}{method(line.label) or 'other methods'}"] = Line2D([], [], **style)
     width = columns_of_legend(figure, list(handles))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=width, frameon=False, fontsize=9)
-    what = "Top-1 of the rows, which are named after the experiments" if setting.departs else "Top-1 of the rows"
+    what = "Top-1, rows named after the experiments" if setting.departs else "Top-1"
     title(figure, what, setting.what() if setting.departs else "")
     return figure
 
 
 def place(label: str) -> int:
     """In COLOURS, by method."""
-    return next((PLACES[method] for method in METHODS if method in label), 3)
+    return PLACES.get(method(label), 3)
+
+
+def method(label: str) -> str | None:
+    """ "SAM" of "ViT · SAM, ρ = 0.1"; None of "ASAM", which is another."""
+    return next((name for name in METHODS if re.search(rf"\b{name}\b", label)), None)
 
 
 def sentence(table: Sequence[Line]) -> str:

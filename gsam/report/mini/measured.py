@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from gsam.recipes import same
@@ -36,6 +36,15 @@ class Measured:
     def top1(self, experiment: str, at: dict[str, Any] | None = None, evalset: str = TEST) -> Values:
         """Top-1 in %, of the last step."""
         return self._of(experiment, at, lambda run: self._score(run, evalset))
+
+    def corrupted(self, experiment: str, corruptions: Collection[str]) -> Values:
+        """Top-1 in %, the mean over these corruptions at all severities."""
+
+        def value(run: Run) -> float | None:
+            of = [row["top1"] for row in run.results if row.get("corruption") in corruptions]
+            return 100 * statistics.fmean(of) if of else None
+
+        return self._of(experiment, None, value)
 
     def sigma_max(self, experiment: str, at: dict[str, Any]) -> Values:
         """The Hessian's dominant eigenvalue."""

@@ -27,14 +27,15 @@ from .why import told, why
 INTRODUCTION = (
     "300 epochs of ImageNet were out of reach, so this is what can be shown on two CPU cores with the project's own "
     "commands: three small networks on 5,000 training pictures of Fashion-MNIST, 40 epochs, every test picture, and 15 "
-    "corruptions at severities 1, 3 and 5 of 2,000 of them. Each method first had a search with one seed, compared on a fifth "
-    "of the training pictures that leaves training: six settings (Entropy-SGD seven), vanilla more, because its learning rate "
-    "and weight decay are then those of all methods. All seeds and all settings that ran are below. The training pictures are "
-    "the same 5,000 in all runs of a table: intervals are about initial weights and order, not about the pictures."
+    "corruptions at severities 1, 3 and 5 of 2,000 of them. All seeds and all settings that ran are below: 8 seeds of the "
+    "ViT's rows of Table 1, 5 of the other networks' and of what is set against them, 3 of the grids of Table 2 and Figures "
+    "4, 7 and 9, which are many runs. The training pictures are the same 5,000 in all runs of a table: intervals are about "
+    "initial weights and order, not about the pictures."
 )
 COMMANDS = (
-    "Made by `python scripts/reproduce.py mini/search`, `mini/table1` … and `python scripts/results.py page`. Every run is a "
-    "line of a file in [results/](../results). A full-size run is the same command without `mini/`. "
+    "Made by `python scripts/reproduce.py mini/search`, `python scripts/reproduce.py mini/table1 --seeds 0,1,2,3,4` … and "
+    "`python scripts/results.py page`. Every run is a line of a file in [results/](../results). A full-size run is the same "
+    "command without `mini/`. "
     "`bash scripts/reproduce_mini.sh` runs a part of it again and compares. ± in the tables and whiskers of the first picture: "
     "95 % intervals; whiskers of the other pictures: standard deviation over seeds."
 )
