@@ -206,3 +206,26 @@ def test_what_is_trained_is_what_the_recorded_search_found_best():
         assert f"# Chosen by experiment={row.experiment}." in file.read_text()
         trained = expected(f"mini/{file.parent.name}/{name}")
         assert found[tuple(trained[key] for key in row.over)] == max(found.values()), file
+
+
+def test_a_setting_that_two_entries_have_gave_the_same_numbers():
+    """GSAM with a constant ρ and α = 0 is SAM (Figure 7, Table 1), with α = 0.1 Table 6's constant ρ with ascent: every logged
+    loss, norm and accuracy of every seed, bit for bit."""
+
+    def by_setting(*names: str) -> dict[tuple, list[dict]]:
+        found = {}
+        for record in (r for name in names for r in records.read(ROOT / "results" / "mini" / f"{name.split('/')[0]}.jsonl")):
+            if record["experiment"] in {f"mini/{name}" for name in names}:
+                rows = [row for row in record["metrics"] if row["kind"] in ("train", "eval")]
+                optimizer = record["config"]["optimizer"]
+                found[optimizer["rho"], optimizer.get("alpha", 0.0), record["seed"]] = [
+                    {key: value for key, value in row.items() if key not in records.TIMES} for row in rows
+                ]
+        return found
+
+    figure4 = by_setting("fig4")
+    others = by_setting("table1/vit_sam", "fig7/sam_rho", "table6/constant_ascent")
+    both = figure4.keys() & others.keys()
+    assert len(both) == 12, both
+    for setting in both:
+        assert figure4[setting] == others[setting], setting
