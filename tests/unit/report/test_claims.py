@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gsam.report.figures.fig4 import hessian_row
 from gsam.report.load import Run
 from gsam.report.mini.claims import Claim, claims, difference
 from gsam.report.mini.measured import Measured, first_part, last_part
@@ -162,3 +163,14 @@ def test_corruptions_of_light_are_told_from_the_others():
 
 def test_a_claim_without_any_run_is_not_run():
     assert {claim.verdict for claim in claims(Measured([]))} == {"not run"}
+
+
+def test_the_dominant_eigenvalue_is_that_of_power_iteration_or_lanczos():
+    """hessian.starts=0 leaves sigma_max empty; of several rows that of most pictures counts."""
+    found = run("mini/fig4", 0, 80.0, rho=0.1, alpha=0.4)
+    assert hessian_row(found) is None
+    found.analyses = [{"analysis": "hessian", "n": 100, "sigma_max": None, "top": [3.0, 2.0]}]
+    assert hessian_row(found)["sigma_max"] == 3.0
+    found.analyses.append({"analysis": "hessian", "n": 1000, "sigma_max": -4.0, "top": [3.5]})
+    found.analyses.append({"analysis": "hessian", "n": 2000, "sigma_max": None, "top": []})
+    assert hessian_row(found)["sigma_max"] == -4.0
