@@ -25,7 +25,7 @@ def draw(setting: Setting, table: Sequence[Line]) -> Figure:
     first = next(iter(table[0].cells), None)
     tops = {id(line.point): value_of(line.cells[first]) if first else Value() for line in table}
     panels = (
-        ("Top-1 accuracy", f"{first or 'top-1'} (%)", lambda point: tops[id(point)]),
+        ("Top-1 accuracy", f"{first or ''} top-1 (%)".strip(), lambda point: tops[id(point)]),
         ("Estimated dominant eigenvalue", r"$2h/\rho^2$", estimated),
         ("Measured dominant eigenvalue", r"$\sigma_{\max}$", eigenvalue),
     )

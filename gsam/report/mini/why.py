@@ -36,14 +36,25 @@ def why(found: Measured, lines: Sequence[Claim]) -> list:
         "one radius."
     )
     rows = [_row(label, found, those) for label, those in _settings().items()]
-    said = [f"{claim.says}: {claim.verdict} ({claim.number}: {claim.told})" for claim in lines if claim.topic == ASCENT]
+    ascent = [claim for claim in lines if claim.topic == ASCENT]
+    said = [f"{claim.says}: {claim.verdict} ({claim.number}: {claim.told})" for claim in ascent]
     return [
         Heading("GSAM against SAM"),
         Text([text]),
         Grid(["ViT", "seeds", "test", "less SAM", "h"], rows),
         Text(said, bullets=True),
+        *_conclusion(ascent),
         *_corruptions(found),
     ]
+
+
+def _conclusion(ascent: Sequence[Claim]) -> list:
+    """Of the claims on what a larger α does, where they agree on the reason."""
+    higher = [claim for claim in ascent if "top-1" in claim.says]
+    flatter = [claim for claim in ascent if claim not in higher]
+    if not all(claim.verdict == "supported" for claim in flatter) or any(claim.verdict == "supported" for claim in higher):
+        return []
+    return [Text(["So the ascent step makes the minima of the ViT flatter, as it should; top-1 is not seen to rise by it."])]
 
 
 def _settings() -> dict[str, list[tuple[str, dict]]]:

@@ -6,7 +6,7 @@ import pytest
 
 from gsam.report.figures.fig4 import hessian_row
 from gsam.report.load import Run
-from gsam.report.mini.claims import Claim, claims, difference
+from gsam.report.mini.claims import ASCENT, Claim, claims, difference
 from gsam.report.mini.measured import Measured, first_part, last_part
 from gsam.report.mini.why import why
 from gsam.report.stats import t_interval
@@ -143,6 +143,18 @@ def test_every_rho_and_alpha_stands_beside_sam():
                             "GSAM, ρ_max = 0.8, α = 0.1"]  # fmt: skip
     assert len(rows) == 4 + 6 + 7 and text.lines[0].startswith("GSAM does not beat SAM here: of 6 comparisons")
     assert said.lines[-1].startswith("h at the largest α is smaller than at α = 0: not run (fall of h") and len(said.lines) == 3
+
+
+def test_flatter_without_a_higher_top_1_is_the_reason_where_the_claims_say_so():
+    higher, flatter = ({0: sign * 1.0, 1: sign * 1.1, 2: sign * 0.9} for sign in (-1, 1))
+
+    def told(top1: dict, sigma: dict) -> bool:
+        lines = [Claim("a higher top-1", "", "", top1, topic=ASCENT), Claim("a smaller σ_max", "", "", sigma, topic=ASCENT)]
+        blocks = why(Measured([]), lines)
+        return any("minima of the ViT flatter" in line for block in blocks for line in getattr(block, "lines", []))
+
+    assert told(higher, flatter) and told({0: 1.0}, flatter)
+    assert not told(flatter, flatter) and not told(higher, {0: 1.0}) and not told(higher, higher)
 
 
 def test_corruptions_of_light_are_told_from_the_others():
