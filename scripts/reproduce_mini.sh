@@ -3,7 +3,7 @@
 # records in results/: bit for bit on the same kind of processor with the same torch, else within 0.5 points.
 # At most 20 minutes on two cores. Run again, it continues. Arguments go to every training: scripts/reproduce_mini.sh data.workers=2
 set -euo pipefail
-set -m # the background job is a process group of its own: when one seed fails or is interrupted, all of the other ends too
+set -m # a process group per seed, to end all of it when the other fails or the script is interrupted
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash scripts/setup.sh
@@ -23,10 +23,13 @@ one() {
   done
 }
 one 0 "$@" &
-first=$!
-trap 'kill -- "-$first" 2> /dev/null || true' EXIT
-one 1 "$@"
-wait $first
+groups="-$!"
+one 1 "$@" &
+groups="$groups -$!"
+# shellcheck disable=SC2086 # two words
+trap 'kill -- $groups 2> /dev/null || true; wait' EXIT # trainings save before they end
+wait -n
+wait -n
 
 "$PY" scripts/results.py compare --runs "$RUNS"
 echo "reproduce_mini: $((SECONDS - began)) s after set-up"
