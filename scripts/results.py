@@ -56,12 +56,13 @@ def main() -> int:
 
 def compare(repeats: list) -> int:
     """Print the table; the exit code."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from gsam.report.mini.records import TOLERANCE
 
-    table = Table("run", "seed", "recorded, %", "again, %", "difference", "")
+    table = Table("run", "seed", "recorded", "again", "difference", "", title="top-1, %", box=box.SIMPLE_HEAD)
     for one in repeats:
         how = "bit for bit" if one.identical else f"other rounding{'' if one.same_processor else ', other processor'}"
         cells = (f"{one.recorded:.2f}", f"{one.again:.2f}", f"{one.again - one.recorded:+.2f}")

@@ -91,13 +91,13 @@ def test_a_repetition_is_told_from_its_record(trained, tmp_path):
     shown = script("compare", f"--runs={trained}", f"--results={results}")
     assert shown.returncode == 1 and "DIFFERS" in shown.stdout and "one name to several kinds" in shown.stdout
 
-    list(records.pack(trained, tmp_path / "more"))  # the same training, but other weights on corrupted pictures
+    list(records.pack(trained, tmp_path / "more"))  # the same log, but another loss on corrupted pictures
     file = tmp_path / "more" / "mini" / "table1.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    result = {"evalset": "c", "corruption": "fog", "severity": 1, "weights_hash": "1", "top1": 0.5}
+    result = {"evalset": "c", "corruption": "fog", "severity": 1, "top1": 0.5, "nll": 1.5}
     for folder in trained.glob(f"{EXPERIMENT}/*"):
         (folder / "results.jsonl").write_text(json.dumps(result) + "\n")
-    lines[0]["results"], lines[1]["results"] = [result], [result | {"weights_hash": "2"}]
+    lines[0]["results"], lines[1]["results"] = [result], [result | {"nll": 1.6}]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [one.identical for one in records.compare(trained, tmp_path / "more")] == [True, False]
     for folder in trained.glob(f"{EXPERIMENT}/*"):

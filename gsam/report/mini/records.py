@@ -75,7 +75,7 @@ class Repeat:
     recorded: float
     again: float
     identical: bool
-    """every logged loss, norm and accuracy is the same number, and so are the final weights and their scores on other sets"""
+    """every logged loss, norm and accuracy is the same number, and so are the scores of the final weights on other sets"""
     same_processor: bool
 
     @property
@@ -99,7 +99,7 @@ def compare(runs_folder: Path, results: Path) -> list[Repeat]:
         raise ValueError(
             f"{runs_folder}: no finished miniature that {results} has a record of; make one with scripts/reproduce.py"
         )
-    return found
+    return sorted(found, key=lambda one: (one.experiment, one.seed))
 
 
 def _logged(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -109,9 +109,9 @@ def _logged(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _same_results(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether the final weights and their top-1 are the same on the sets that both were evaluated on, e.g. corrupted ones."""
+    """Whether top-1 and loss of the final weights are the same on the sets that both were evaluated on, e.g. corrupted ones."""
     first, second = (
-        {tuple(row.get(key) for key in SET): (row.get("weights_hash"), row.get("top1")) for row in record.get("results", ())}
+        {tuple(row.get(key) for key in SET): (row.get("top1"), row.get("nll")) for row in record.get("results", ())}
         for record in (one, other)
     )
     return all(first[key] == second[key] for key in first.keys() & second.keys())
