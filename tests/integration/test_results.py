@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from gsam import runs
 from gsam.catalogue import entries, expected
-from gsam.report.figures import fig5, fig6
+from gsam.report.figures import fig5, fig6, fig9, rows
 from gsam.report.load import read_run
 from gsam.report.matching import find_runs, settings
 from gsam.report.mini import records
@@ -189,6 +189,22 @@ def test_figure_6_draws_only_the_panels_that_its_entry_has():
     entry = entries("mini/")["mini/fig6"]
     (setting,) = settings(entry, [])
     assert [axis.get_title("left") for axis in fig6.draw(setting, table(entry, setting)).axes] == ["Objectives"]
+
+
+def test_a_row_is_drawn_as_the_method_that_it_names():
+    labels = ("ViT · SAM, ρ = 0.1", "decayed ρ + ascent (GSAM)", "Mixer · ASAM + ascent", "ResNet · vanilla, 80 epochs")
+    assert [rows.method(label) for label in labels] == ["SAM", "GSAM", None, "vanilla"]
+
+
+def test_the_line_of_a_short_log_keeps_its_peak(tmp_path):
+    """31 logged steps: the thick line is the mean over seeds as it is."""
+    records.unpack(ROOT / "results", tmp_path)
+    entry = entries("mini/")["mini/fig9"]
+    (setting,) = settings(entry, find_runs(tmp_path, [entry]))
+    (axis,) = fig9.draw(setting, table(entry, setting)).axes
+    thin = [line.get_ydata() for line in axis.lines if line.get_linewidth() < 1][:5]  # α = 0, of five seeds
+    thick = next(line for line in axis.lines if line.get_linewidth() == 2)
+    assert max(thick.get_ydata()) == pytest.approx(max(sum(values) / 5 for values in zip(*thin, strict=True)))
 
 
 def test_what_is_trained_is_what_the_recorded_search_found_best():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import isfinite
 from statistics import fmean
 
 from matplotlib.figure import Figure
@@ -31,11 +30,10 @@ def sentence(table: Sequence[Line]) -> str:
     second tenth, after the warm-up; "" with fewer than two α."""
     first, last = {}, {}
     for line in table:
-        tenths = [_tenths([row["gap"] for row in run.train if row.get("gap") is not None]) for run in line.point.runs]
-        tenths = [ends for ends in tenths if all(ends)]
-        if tenths:
+        gaps, _ = logged(line.point.runs, "gap")
+        if gaps:
             alpha = float(line.point.at["optimizer.alpha"])
-            first[alpha], last[alpha] = (fmean(fmean(ends[at]) for ends in tenths) for at in (0, 1))
+            first[alpha], last[alpha] = fmean(map(first_part, gaps)), fmean(map(last_part, gaps))
     _, lost = logged([run for line in table for run in line.point.runs], "gap")
     if len(last) < 2:
         return lost.strip()
@@ -48,7 +46,12 @@ def sentence(table: Sequence[Line]) -> str:
     )
 
 
-def _tenths(gaps: list[float]) -> tuple[list[float], list[float]]:
-    """The finite values of the second and of the last tenth; of a log of a few steps the first stand for the second."""
-    size = max(1, len(gaps) // 10)
-    return [gap for gap in gaps[size : 2 * size] or gaps if isfinite(gap)], [gap for gap in gaps[-size:] if isfinite(gap)]
+def first_part(values: Sequence[float]) -> float:
+    """The mean over the second tenth of a log: after the warm-up."""
+    tenth = max(1, len(values) // 10)
+    return fmean(values[tenth : 2 * tenth] or values)
+
+
+def last_part(values: Sequence[float]) -> float:
+    """The mean over the last tenth of a log."""
+    return fmean(values[-max(1, len(values) // 10) :])

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from gsam.catalogue import places
 
+from ..figures.fig9 import first_part, last_part
 from ..stats import t_interval
 from ..tables import NOT_RUN
-from .measured import CORRUPTED, TEST, Measured, Values, first_part, last_part
+from .measured import CORRUPTED, TEST, Measured, Values
 
 SIMILAR = 0.5  # points of top-1 within which "similarly" holds; this project's choice
 RULE = (

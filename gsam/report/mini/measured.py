@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from gsam.recipes import same
@@ -73,14 +73,3 @@ class Measured:
         if id(run) not in self._scores:
             self._scores[id(run)] = {name: 100 * score.top1 for name, score in scores(run).items()}
         return self._scores[id(run)].get(evalset)
-
-
-def first_part(values: Sequence[float]) -> float:
-    """The mean over the second tenth of a log: after the warm-up."""
-    tenth = max(1, len(values) // 10)
-    return statistics.fmean(values[tenth : 2 * tenth] or values)
-
-
-def last_part(values: Sequence[float]) -> float:
-    """The mean over the last tenth of a log."""
-    return statistics.fmean(values[-max(1, len(values) // 10) :])

@@ -7,11 +7,12 @@ from collections.abc import Collection, Sequence
 
 from gsam.catalogue import expected, places
 
+from ..figures.fig9 import last_part
 from ..page import Grid, Heading, Text
 from ..stats import t_interval
 from ..tables import NOT_RUN
 from .claims import ALPHA, ASCENT, MODELS, RHO, TABLE1, Claim, difference
-from .measured import Measured, Values, last_part
+from .measured import Measured, Values
 
 RHO_MAX = f"{RHO}_max"
 SAM = "mini/table1/vit_sam"

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from gsam.report.figures.fig4 import hessian_row
+from gsam.report.figures.fig9 import first_part, last_part
 from gsam.report.load import Run
 from gsam.report.mini.claims import ASCENT, Claim, claims, difference
-from gsam.report.mini.measured import Measured, first_part, last_part
+from gsam.report.mini.measured import Measured
 from gsam.report.mini.why import why
 from gsam.report.stats import t_interval
 
