@@ -7,6 +7,7 @@
 #   bash scripts/quickstart.sh train.epochs=100st       other settings of train.*, base.*, optimizer.* …: columns of their own
 #   DOCS=docs/quickstart.md bash scripts/quickstart.sh  also writes that page
 set -euo pipefail
+[ "${1-}" != --help ] || exec sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash scripts/setup.sh

@@ -14,6 +14,7 @@
 #
 # pip's own configuration (index, proxy, find-links, constraints) is honoured. Details go to setup.log.
 set -euo pipefail
+[ "${1-}" != --help ] || exec sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"

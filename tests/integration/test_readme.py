@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -44,6 +45,18 @@ def test_every_script_it_names_answers_help():
     for script in sorted(set(re.findall(r"python (scripts/[\w/]+\.py)", README))):
         result = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=100)
         assert result.returncode == 0 and Path(script).name in result.stdout, result.stderr
+
+
+def test_every_shell_script_it_names_answers_help_and_does_nothing_else():
+    for script in sorted(set(re.findall(r"scripts/\w+\.sh", README))):
+        result = subprocess.run(["bash", script, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=10)
+        assert result.returncode == 0 and not result.stderr, script
+        assert result.stdout.splitlines() == header(ROOT / script), script
+
+
+def header(script: Path) -> list[str]:
+    lines = script.read_text().splitlines()[1:]
+    return [re.sub("^# ?", "", line) for line in takewhile(lambda line: line.startswith("#"), lines)]
 
 
 def test_every_module_it_names_answers_help():
