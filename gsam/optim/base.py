@@ -72,6 +72,8 @@ class SGDConfig(BaseConfig):
         yield from super().problems()
         if not 0 <= self.momentum < 1:
             yield f"base.momentum={self.momentum}: must be in [0, 1)"
+        elif self.nesterov and not self.momentum:
+            yield "base.nesterov=true with base.momentum=0 is plain SGD: set a momentum, or leave nesterov out"
 
 
 @dataclass
@@ -88,6 +90,8 @@ class AdamWConfig(BaseConfig):
         yield from super().problems()
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             yield f"base.betas={list(self.betas)}: two numbers in [0, 1)"
+        if not 0 <= self.eps < math.inf:
+            yield f"base.eps={self.eps}: must not be negative"
 
 
 @dataclass
@@ -137,9 +141,15 @@ class OtherConfig(BaseConfig):
         kernel, bias = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 2), (2,)))
         kernel.grad, bias.grad = torch.ones(2, 2), torch.ones(2)
         try:
-            self.build([{"params": [kernel]}, {"params": [bias]}]).step()
+            optimizer = self.build([{"params": [kernel]}, {"params": [bias]}])
+            optimizer.step()
         except Exception as error:  # other libraries' optimizers fail in many ways: unknown arguments, 2-D only, closures, …
             yield f"base.name={self.name}: {error}; it must step two groups, of kernels and of biases, without a closure"
+            return
+        if self.weight_decay and "weight_decay" not in optimizer.defaults:
+            yield f"base.weight_decay={self.weight_decay}: {self.name} has no weight decay, so it would do nothing; set it to 0"
+        if hasattr(optimizer, "eval"):  # schedule-free: evaluated at other weights than it trains
+            yield f"base.name={self.name}: it must be told when to train and when to evaluate, which train.py does not do"
 
 
 def find_optimizer(name: str) -> type[Optimizer]:

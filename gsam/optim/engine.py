@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
+from gsam.optim import ops
 from gsam.optim.batchnorm import BatchStats
 from gsam.optim.estimator import Estimator, GradFn, Step, StepStats
 
@@ -67,6 +68,7 @@ def reduce_grads(params: Sequence[Parameter], others: Sequence[Tensor] = ()) -> 
     for i in missing:
         used[i] = 0
         params[i].grad = torch.zeros_like(params[i])
+    ops.refuse_sparse([p.grad for p in params], "the mean over ranks")
     all_reduce_mean([p.grad for p in params] + [used, *others])
     if missing:
         for p, share in zip(params, used.tolist(), strict=True):

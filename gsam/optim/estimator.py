@@ -122,7 +122,8 @@ class Perturbing:
             yield "optimizer.rho_max and optimizer.rho_min: both are needed (or optimizer.rho alone for a constant radius)"
         low, high = self.rho_range
         if not (0 <= low < math.inf and 0 <= high < math.inf):
-            yield f"optimizer.rho_min={low}, rho_max={high}: a perturbation radius is not negative"
+            given = f"optimizer.rho={self.rho}" if constant else f"optimizer.rho_min={low}, rho_max={high}"
+            yield f"{given}: a perturbation radius is not negative"
         elif low > high:
             yield f"optimizer.rho_min={low} is larger than optimizer.rho_max={high}: swap them"
         if constant and self.rho_schedule not in (Follow.lr, Follow.constant):
@@ -149,8 +150,10 @@ class Perturbing:
         return at_perturbed(params, clean, clean_norm, rho, self._room, form, self.eta, self._scaled)
 
     def watches(self, step: Step) -> bool:
-        """Whether to look for lost perturbations: at steps 1, 2, 4, 8, …, since looking waits for the GPU, until it warned."""
-        return step.rho > 0 and not self._warned and step.index & (step.index - 1) == 0
+        """Whether to look for lost perturbations: at steps 0, 1, 2, 4, 8, …, since looking waits for the GPU, until it warned.
+        Not at the small radii of a warm-up, where little is lost with them."""
+        large = step.rho > 0 and step.rho >= self.rho_range[1] / 2
+        return large and not self._warned and step.index & (step.index - 1) == 0
 
     def warn_if_lost(
         self, weights: Sequence[Tensor], moved: Sequence[Tensor], clean: Sequence[Tensor], clean_norm: Tensor

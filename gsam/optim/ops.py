@@ -18,14 +18,17 @@ EPS = 1e-12  # added to the norm of the ascent gradient, as in the official code
 def refuse_sparse(tensors: Sequence[Tensor], name: str) -> None:
     """Raises ValueError where torch would fail inside, with words about something else."""
     if any(t.is_sparse for t in tensors):
-        raise ValueError(f"{name} cannot take sparse gradients: use sam or weighted, or sparse=False in the embedding")
+        raise ValueError(
+            f"{name} cannot take sparse gradients (sam and weighted can, in one process on a CPU): "
+            "set sparse=False in the embedding"
+        )
 
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:
     """L2 norm of the whole list, shape ()."""
     if tensors[0].device.type == "cpu":  # torch's own norm adds up in one float32: 3e-3 off at 38 M elements
         return dot(tensors, tensors).sqrt()
-    half = tensors[0].element_size() < 4  # fp16 overflows at 65504
+    half = any(t.element_size() < 4 for t in tensors)  # fp16 overflows at 65504
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors), 2, torch.float32 if half else None)))
 
 
@@ -99,6 +102,8 @@ def perturbed(params: Sequence[Tensor], direction: Sequence[Tensor], scale: Tens
     The parameters are pointed at other memory and back: nothing is saved and nothing copied back, three memory accesses
     per weight instead of seven. (Subtracting the perturbation again would drift by a rounding error per step.)
     """
+    if scale.device.type != "cpu":
+        refuse_sparse(direction, "a GPU")
     weights = [p.detach() for p in params]
     moved = [m.detach() for m in room.like(weights)]
     scale = scale.item() if scale.device.type == "cpu" else scale  # on a GPU .item() would wait for it

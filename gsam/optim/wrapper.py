@@ -50,12 +50,11 @@ class SharpnessAware(Optimizer):
             )
         if lr_max is not None and not 0 <= lr_min <= lr_max:
             problems.append(f"lr_min={lr_min} must lie between 0 and lr_max={lr_max}")
-        problems += [*_unsupported(base, model), *_of_the_trainer(estimator)]
+        problems += [*_unsupported(base, model, estimator), *_of_the_trainer(estimator)]
         if problems:
             raise ValueError("; ".join(problems))
-        if model is not None and hasattr(estimator, "bind"):
-            estimator.bind(model.named_parameters())
         self.base, self.estimator, self.model = base, estimator, model
+        self._bind()
         self.lr_max, self.lr_min, self.steps = lr_max, lr_min, 0
         self.alpha = getattr(estimator, "alpha", 0.0) if alpha is None else alpha
         super().__init__([{"params": []}], base.defaults)
@@ -67,7 +66,8 @@ class SharpnessAware(Optimizer):
     def step(self, closure: Callable[[], Tensor] | None = None, scaler: Any = None) -> Tensor:
         """One update. closure: forward, backward, return the loss (with `scaler`: backward of `scaler.scale(loss)`); it is
         called once per pass. Returns the loss at the unperturbed weights, shape (). Raises ValueError when the closure
-        leaves no gradient. A non-finite scaled gradient in either pass leaves weights and state unchanged (fp16)."""
+        leaves no gradient. scaler: unscaled, stepped and UPDATED here, leave `scaler.update()` out of the loop; a non-finite
+        scaled gradient in either pass leaves weights and state unchanged (fp16)."""
         if closure is None:
             raise ValueError("step() needs a closure (forward, backward, return loss): it is called once per pass")
         if scaler is not None and scaler.is_enabled() and not self.estimator.scale_free:
@@ -131,8 +131,18 @@ class SharpnessAware(Optimizer):
         return grad_fn
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if param_group["params"] != []:  # of the constructor: the groups are the base's
-            self.base.add_param_group(param_group)
+        """Give it to the base optimizer. Raises ValueError for parameters that the constructor refuses."""
+        if param_group["params"] == []:  # of the constructor: the groups are the base's
+            return
+        self.base.add_param_group(param_group)
+        if problems := list(_unsupported(self.base, self.model, self.estimator)):
+            self.base.param_groups.pop()
+            raise ValueError("; ".join(problems))
+        self._bind()  # the network may have grown
+
+    def _bind(self) -> None:
+        if self.model is not None and hasattr(self.estimator, "bind"):
+            self.estimator.bind(self.model.named_parameters())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.estimator}, base={self.base!r})"
@@ -144,8 +154,7 @@ class SharpnessAware(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if self.model is not None and hasattr(self.estimator, "bind"):
-            self.estimator.bind(self.model.named_parameters())  # it keeps ids, which are other ones in the copy
+        self._bind()  # the estimator keeps ids, which are other ones in the copy
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state and the number of steps: nothing else has to survive a restart."""
@@ -185,7 +194,7 @@ def _replayed(states: dict[torch.device, Tensor]) -> Iterator[None]:
     yield
 
 
-def _unsupported(base: Optimizer, model: Any) -> Iterator[str]:
+def _unsupported(base: Optimizer, model: Any, estimator: Estimator) -> Iterator[str]:
     """What would train wrongly, or fail with a message about something else."""
     params = [p for group in base.param_groups for p in group["params"]]
     kinds = {type(p).__name__ for p in params} | {type(m).__name__ for m in getattr(model, "modules", list)()}
@@ -199,6 +208,8 @@ def _unsupported(base: Optimizer, model: Any) -> Iterator[str]:
         yield "complex parameters are not supported: give their real view, torch.view_as_real"
     if any(group.get("maximize") for group in base.param_groups):
         yield "maximize=True would perturb towards the best loss nearby; minimise the negative instead"
+    if getattr(estimator, "form", None) is Form.original and model is None:
+        yield 'form="original" scales parameters by name: pass model='
     if isinstance(base, SharpnessAware):
         yield f"base is a {type(base).__name__} itself; give the optimizer inside it, its .base"
     if isinstance(base, torch.optim.LBFGS):
@@ -234,10 +245,8 @@ class ASAM(SharpnessAware):
 
     def __init__(self, base: Optimizer, rho: float | None = None, *, form: str = "elementwise", eta: float = 0.01,
                  model: nn.Module | None = None):  # fmt: skip
-        form = _member(Form, "form", form)
-        if form is Form.original and model is None:
-            raise ValueError('form="original" scales parameters by name: pass model=')
-        super().__init__(base, ASAMEstimator(rho=rho, form=form, eta=eta, scope=_scope(model)), model=model)
+        estimator = ASAMEstimator(rho=rho, form=_member(Form, "form", form), eta=eta, scope=_scope(model))
+        super().__init__(base, estimator, model=model)
 
 
 class WeightedSAM(SharpnessAware):
@@ -260,15 +269,16 @@ class EntropySGD(SharpnessAware):
 
 class GSAM(SharpnessAware):
     """Zhuang et al. 2022. rho follows the base optimizer's learning rate from rho_max (at lr_max) to rho_min (at lr_min); below
-    lr_min, in warm-up, it goes on below rho_min, as in the official code, unless clamp_rho."""
+    lr_min (in warm-up, or where a schedule ends lower) it goes on below rho_min, as in the official code, unless clamp_rho.
+    perturb="asam" is ASAM + ascent: form and eta as in ASAM, and its radii."""
 
     def __init__(self, base: Optimizer, rho_max: float, rho_min: float, alpha: float, *, lr_max: float, lr_min: float = 0.0,
-                 perturb: str = "sam", form: str = "elementwise", minimize: str = "fp", clamp_rho: bool = False,
-                 model: nn.Module | None = None):  # fmt: skip
+                 perturb: str = "sam", form: str = "elementwise", eta: float = 0.01, minimize: str = "fp",
+                 clamp_rho: bool = False, model: nn.Module | None = None):  # fmt: skip
         estimator = GSAMEstimator(
             rho_max=rho_max, rho_min=rho_min, alpha=alpha, perturb=_member(Perturb, "perturb", perturb),
-            form=_member(Form, "form", form), minimize=_member(Minimize, "minimize", minimize), clamp_rho=clamp_rho,
-            scope=_scope(model),
+            form=_member(Form, "form", form), eta=eta, minimize=_member(Minimize, "minimize", minimize),
+            clamp_rho=clamp_rho, scope=_scope(model),
         )  # fmt: skip
         super().__init__(base, estimator, lr_max=lr_max, lr_min=lr_min, alpha=alpha, model=model)
 

@@ -114,6 +114,33 @@ def test_added_parameters_are_perturbed_and_trained():
     assert not torch.equal(extra.weight, before) and opt.base.param_groups[1]["lr"] == 0.05
 
 
+def test_parameters_that_are_added_later_are_scaled_by_name_too():
+    """ASAM's original form: as if they had been there from the start."""
+    moved = []
+    for later in (False, True):
+        net, seen = nn.Sequential(tiny_net(norm=False, dropout=0.0)), []
+        torch.manual_seed(0)
+        extra = nn.Linear(5, 5)
+        if not later:
+            net.append(extra)
+        opt = gsam.ASAM(torch.optim.SGD(net.parameters(), lr=0.1), form="original", model=net)
+        if later:
+            net.append(extra)
+            opt.add_param_group({"params": extra.parameters()})
+        extra.register_forward_pre_hook(lambda module, _, seen=seen: seen.append(module.weight.detach().clone()))
+        opt.step(closure_of(net, *tiny_data()))
+        moved.append(seen[1])
+    assert torch.equal(*moved)
+
+
+def test_a_group_that_cannot_be_trained_is_refused_and_not_kept():
+    net, opt = make()
+    with pytest.raises(ValueError, match="maximize=True"):
+        opt.add_param_group({"params": [nn.Parameter(torch.zeros(2))], "maximize": True})
+    assert len(opt.param_groups) == 1
+    step(net, opt)
+
+
 def test_clipping_in_a_hook_of_the_base_optimizer_sees_the_final_unscaled_gradient():
     """What docs/methods.md recommends, with and without a GradScaler."""
     norms = {}
@@ -133,10 +160,14 @@ def test_clipping_in_a_hook_of_the_base_optimizer_sees_the_final_unscaled_gradie
 
 BASE = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1)
 BAD = {
-    "rho negative": (lambda: gsam.SAM(BASE, rho=-0.1), "not negative"),
+    "rho negative": (lambda: gsam.SAM(BASE, rho=-0.1), r"^optimizer.rho=-0.1: a perturbation radius is not negative"),
     "rho_min above rho_max": (lambda: gsam.GSAM(BASE, 0.1, 0.2, 0.1, lr_max=0.1), "larger than"),
     "alpha negative": (lambda: gsam.GSAM(BASE, 0.2, 0.1, -0.1, lr_max=0.1), "ascent coefficient"),
     "no lr_max": (lambda: gsam.GSAM(BASE, 0.2, 0.1, 0.1, lr_max=None), "lr_max"),
+    "names are not known": (lambda: gsam.ASAM(BASE, form="original"), "pass model="),
+    "the same, ASAM + ascent": (
+        lambda: gsam.GSAM(BASE, 0.5, 0.5, 0.1, lr_max=0.1, perturb="asam", form="original"), "pass model=",
+    ),
     "unknown form": (lambda: gsam.ASAM(BASE, form="kwon"), "choose one of elementwise"),
     "unknown target": (lambda: gsam.GSAM(BASE, 0.2, 0.1, 0.1, lr_max=0.1, minimize="h"), "choose one of fp, f"),
     "lambda": (lambda: gsam.WeightedSAM(BASE, lam=-2.0), "at least -1"),

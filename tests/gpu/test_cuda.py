@@ -66,7 +66,7 @@ def test_the_proofs_of_gsam_verify(name, device):
 
 @pytest.mark.parametrize("precision", Precision, ids=lambda p: p.name)
 def test_no_more_host_syncs_per_step_than_vanilla(precision, device):
-    """In step 3: steps 1, 2, 4, 8, … also look for lost perturbations."""
+    """In step 3: steps 0, 1, 2, 4, 8, … also look for lost perturbations."""
     counts = {}
     for method in ("vanilla", "gsam"):
         made = advance(stepper(Case(method, precision, 1, 1, 1, "bn")), 3)

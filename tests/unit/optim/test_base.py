@@ -5,7 +5,7 @@ import timm
 import torch
 
 from gsam.optim import BASES, build_base, decay_groups
-from gsam.optim.base import AdaBeliefConfig, AdamConfig, OtherConfig
+from gsam.optim.base import AdaBeliefConfig, AdamConfig, AdamWConfig, OtherConfig, SGDConfig
 
 
 def test_decay_touches_kernels_only():
@@ -24,6 +24,7 @@ def test_decay_touches_kernels_only():
 OTHERS = ["RAdam", "Adagrad", "lamb", "yogi", "adabound"]
 CONFIGS = [kind() for kind in BASES.values()] + [AdamConfig(amsgrad=True), AdaBeliefConfig(rectify=True)]
 CONFIGS += [OtherConfig(name=name) for name in OTHERS] + [OtherConfig(name="nadamw", kwargs={"betas": [0.9, 0.99]})]
+CONFIGS += [OtherConfig(name="Adadelta", kwargs={"eps": 0.1})]  # its first steps are of the size of lr * sqrt(eps)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
@@ -60,3 +61,21 @@ def test_decay_is_decoupled(name, decay):
 def test_an_unknown_optimizer_names_the_libraries():
     (problem,) = OtherConfig(name="lionheart").problems()
     assert "base.name=lionheart" in problem and "torch.optim" in problem
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (SGDConfig(momentum=0.0, nesterov=True), "base.nesterov=true with base.momentum=0"),
+        (AdamWConfig(eps=-1.0), "base.eps=-1.0: must not be negative"),
+        (AdamWConfig(betas=[0.9]), "two numbers"),
+        (OtherConfig(name="Rprop", weight_decay=0.3), "base.weight_decay=0.3: Rprop has no weight decay"),
+        (OtherConfig(name="schedulefreesgd"), "must be told when to train and when to evaluate"),
+        (OtherConfig(name="LBFGS"), "two groups"),
+        (OtherConfig(name="RAdam", kwargs={"weight_decay": 0.1}), "set base.weight_decay"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_settings_that_would_do_nothing_or_train_wrongly_are_refused(config, words):
+    (problem,) = config.problems()
+    assert words in problem

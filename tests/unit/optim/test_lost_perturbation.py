@@ -61,6 +61,26 @@ def test_a_radius_that_shrinks_below_rounding_later_is_noticed():
         opt.step(closure)
 
 
+def test_the_small_radii_of_a_warm_up_do_not_use_up_the_warning():
+    """Neither warned about, where the largest radius arrives, nor instead of a largest radius that does not."""
+    for rho_max, warned in ((1.0, 0), (1e-3, 1)):
+        net, (x, y) = tiny_net(torch.bfloat16, norm=False, dropout=0.0), tiny_data(torch.bfloat16)
+        opt = gsam.GSAM(torch.optim.SGD(net.parameters(), lr=1e-4), rho_max, 0.0, 0.1, lr_max=1.0, model=net)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            for lr in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
+                opt.param_groups[0]["lr"] = lr
+                weights = copy.deepcopy(net.state_dict())
+                opt.step(lambda net=net, x=x, y=y: backward(F.cross_entropy(net(x).float(), y)))
+                net.load_state_dict(weights)
+        assert len(found) == warned
+
+
+def backward(loss):
+    loss.backward()
+    return loss
+
+
 def test_autocast_of_float32_weights_keeps_a_perturbation_far_below_the_rounding_of_the_casts():
     """Why the rule is about the weights' own precision: casting rounds w and w + e apart wherever they lie on two sides of a
     rounding boundary, so that the gap survives on average (here |e| is about 1/8 of half a unit of bfloat16)."""

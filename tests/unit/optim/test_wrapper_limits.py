@@ -156,7 +156,7 @@ def test_sparse_gradients_are_refused_where_they_cannot_be_taken(make):
         return loss
 
     before = table.weight.detach().clone()
-    with pytest.raises(ValueError, match="cannot take sparse gradients: use sam or weighted"):
+    with pytest.raises(ValueError, match=r"cannot take sparse gradients \(sam and weighted can, .*sparse=False"):
         make(torch.optim.SGD(table.parameters(), lr=0.1)).step(closure)
     assert torch.equal(table.weight, before)
 
@@ -215,6 +215,19 @@ def test_sparse_gradients_work():
     before = net[0].weight.detach().clone()
     opt.step(closure_of(net, torch.arange(12).view(4, 3), torch.zeros(4, dtype=torch.long)))
     assert not torch.equal(before, net[0].weight) and torch.equal(before[12:], net[0].weight[12:])
+
+
+def test_sparse_gradients_are_refused_on_several_ranks():
+    assert all("the mean over ranks cannot take sparse gradients" in message for message in run_ranks(2, _sparse))
+
+
+def _sparse(rank):
+    net = nn.Sequential(nn.Embedding(20, 8, sparse=True), nn.Flatten(), nn.Linear(24, 5))
+    opt = gsam.SAM(torch.optim.SGD(net.parameters(), lr=0.1), 0.1, model=net)
+    try:
+        opt.step(closure_of(net, torch.arange(12).view(4, 3), torch.zeros(4, dtype=torch.long)))
+    except ValueError as error:
+        return str(error)
 
 
 def test_weights_of_zero_that_asam_leaves_alone_are_no_lost_perturbation():
