@@ -130,7 +130,7 @@ def _run_facts(saved: Config, meta: dict[str, Any], state: dict[str, Any]) -> di
     return {
         "experiment": meta["experiment"], "config_hash": meta["config_hash"], "optimizer": saved.optimizer.name,
         "model": saved.model.name, "seed": saved.train.seed, "step": state["step"],
-        "grad_evals": grad_evals(saved, state["step"]),
+        "grad_evals": grad_evals(saved, state["step"]), "m": meta.get("m"),
     }  # fmt: skip
 
 

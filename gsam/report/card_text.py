@@ -17,6 +17,8 @@ from .tables import NOT_RUN
 
 FACTS = (
     "model",
+    "optimizer",
+    "m",
     "weights",
     "checkpoint",
     "step",
@@ -31,7 +33,7 @@ HEAD = ("set", "n", "top-1 %", "95 % interval", "top-5 %", "NLL", "ECE %")
 NOTES = (
     "Interval: 95 % Wilson; of a mean over corruptions with the number of pictures, which are the same in each. ECE: 15 bins. "
     "mCE: errors relative to AlexNet's, mean over the 15 corruptions, AlexNet = 100 %. Official and generated copies are "
-    "different pictures: compare only like with like."
+    "different pictures: compare only like with like. m: pictures that shared one perturbation in training."
 )
 
 

@@ -215,7 +215,8 @@ def _label(row: dict) -> str:
 
 
 def _name(folder: Path | str, row: dict) -> str:
-    return f"{row.get('model')} ({row['weights']} weights of {row['checkpoint']}, {folder})"
+    shared = f", m = {row['m']}" if row.get("m") else ""  # results of different m cannot be compared
+    return f"{row.get('model')} ({row['weights']} weights of {row['checkpoint']}{shared}, {folder})"
 
 
 def _notes(shared: list[tuple], a: dict[tuple, dict], b: dict[tuple, dict]) -> list[str]:

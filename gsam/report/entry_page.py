@@ -21,7 +21,8 @@ from .tables import NOT_RUN
 
 METHOD = (
     "± standard deviation over seeds. A gradient evaluation is one picture through forward and backward: SAM and GSAM need "
-    "two per picture. Time is that of the training alone."
+    "two per picture. m: pictures that share one perturbation; compare results of one m only. "
+    "Time is that of the training alone."
 )
 
 

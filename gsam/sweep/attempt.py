@@ -1,5 +1,6 @@
 """A trial that runs in this worker: its trainings one after another, their evaluations told to the study."""
 
+import json
 import signal
 import statistics
 import subprocess
@@ -160,7 +161,8 @@ class Attempt:
             what = f"{metric} is not finite" if rows else f"no evaluation in {self.folder}/metrics.jsonl"
             self.outcome = Outcome("failed", reason=f"seed {self.seed}: {what}")
             return
-        found = {"value": value, "run": str(self.folder), "set": rows[-1].get("evalset")}
+        m = json.loads((self.folder / "meta.json").read_text())["m"]
+        found = {"value": value, "run": str(self.folder), "set": rows[-1].get("evalset"), "m": m}
         self.trial.set_user_attr(f"seed {self.seed}", found)
         self.values.append(value)
         self._before += len(rows)

@@ -33,7 +33,8 @@ def rows(plan: Plan, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
     """A dict per configuration in the order in which they were made up.
 
     state: complete | pruned | failed | running | open · value: mean of the metric over seeds; of a pruned one its last
-    evaluation; None without one · spread: standard deviation over seeds, None with one · attempts: how often it was started.
+    evaluation; None without one · m: images that share one perturbation, None for vanilla · spread: standard deviation over
+    seeds, None with one · attempts: how often it was started.
     """
     known = ordinals(trials)
     count = plan.total if plan.points is not None else min(plan.total, max(known, default=-1) + 1)
@@ -54,6 +55,7 @@ def _row(plan: Plan, ordinal: int, trials: Sequence[FrozenTrial]) -> dict[str, A
         "sweep": plan.config.name, "trial": ordinal, "experiment": point.experiment if point else None,
         "settings": dict(point.values) if point else {}, "place": _place(plan, point) if point else {}, "state": state,
         "metric": plan.config.metric.name, "set": next((each["set"] for each in found.values()), None),
+        "m": next((each.get("m") for each in found.values()), None),
         "value": value if value is not None and math.isfinite(value) else None,
         "spread": statistics.stdev(values) if len(values) > 1 and state == "complete" else None,
         "seeds": {seed: each["value"] for seed, each in found.items()}, "runs": [each["run"] for each in found.values()],
@@ -84,7 +86,7 @@ def write(plan: Plan, table: Sequence[Mapping[str, Any]]) -> None:
     seeds = [str(seed) for seed in plan.config.seeds]
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    names = ["trial", "experiment", *keys, "state", "metric", "set", "value", "spread"]
+    names = ["trial", "experiment", *keys, "state", "metric", "set", "m", "value", "spread"]
     names += [*(f"seed {seed}" for seed in seeds), "runs", "reason"]
     out.writerow(names)
     for row in table:
@@ -114,7 +116,9 @@ def shown(plan: Plan, table: Sequence[Mapping[str, Any]]) -> Table:
     """For the terminal: the best first, then what has no value."""
     higher = plan.config.metric.higher_is_better
     keys = list(dict.fromkeys(key for row in table for key in row["settings"]))
-    out = Table(title=f"{plan.config.name}: {plan.config.metric.name}", title_justify="left")
+    shared = ", ".join(map(str, sorted({row["m"] for row in table if row["m"]})))
+    title = f"{plan.config.name}: {plan.config.metric.name}" + (f", m = {shared}" if shared else "")
+    out = Table(title=title, title_justify="left")
     columns = ["trial", *(["experiment"] if len(plan.space) > 1 else []), *keys]
     for name in columns:
         out.add_column(name, justify="left" if name == "experiment" else "right", overflow="fold")

@@ -198,12 +198,15 @@ def _ema(model: torch.nn.Module, decay: float) -> Any:
 
 
 def schedules(config: Config, total: int, warmup: int) -> Schedules:
-    low, high = getattr(config.optimizer, "rho_range", (0.0, 0.0))
+    """lr, rho and alpha over `total` steps, the first `warmup` of them warm-up; of methods without rho or alpha they are 0."""
+    method = config.optimizer
+    low, high = getattr(method, "rho_range", (0.0, 0.0))
     return Schedules(
-        config.schedule.name, total, warmup, config.base.lr, config.schedule.lr_min, low, high,
-        getattr(config.optimizer, "rho_schedule", Follow.constant), getattr(config.optimizer, "alpha", 0.0),
-        getattr(config.optimizer, "alpha_schedule", Follow.constant), config.schedule.power,
-        getattr(config.optimizer, "clamp_rho", False),
+        shape=config.schedule.name, total_steps=total, warmup_steps=warmup, power=config.schedule.power,
+        lr_max=config.base.lr, lr_min=config.schedule.lr_min,
+        rho_min=low, rho_max=high, rho_follows=getattr(method, "rho_schedule", Follow.constant),
+        clamp_rho=getattr(method, "clamp_rho", False),
+        alpha_max=getattr(method, "alpha", 0.0), alpha_follows=getattr(method, "alpha_schedule", Follow.constant),
     )  # fmt: skip
 
 

@@ -37,8 +37,9 @@ def assert_equal(one, two):
         assert torch.equal(one[key], two[key]), key
 
 
-def test_a_run_leaves_its_records(paths):
+def test_a_run_leaves_its_records(paths, capsys):
     trainer = train("optimizer=gsam", *SMALL, *paths)
+    assert "starting of 12 · gsam, m = 40 · " in capsys.readouterr().out
     folder = trainer.folder.path
     assert {"config.yaml", "meta.json", "metrics.jsonl", "checkpoints", "DONE"} <= {p.name for p in folder.iterdir()}
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"last.pt", "last-1.pt", "best.pt"}
@@ -46,9 +47,13 @@ def test_a_run_leaves_its_records(paths):
     assert [row["step"] for row in steps] == [2, 4, 6, 8, 10, 12]
     for row in steps:
         assert row["gap"] == pytest.approx(row["sharp_loss"] - row["loss"], abs=1e-5) and -1 <= row["cos"] <= 1.0001
+        assert row["clean_norm"] > 0 < row["sharp_norm"] and row["alpha"] == 0.01
         assert row["skipped_clean"] == row["skipped_sharp"] == 0
         assert row["images_per_s"] > 0 and 0 <= row["data_wait"] <= 1 and row["peak_mem_mb"] > 0
     assert steps[-1]["grad_evals"] == 12 * 40 * 2
+    at = trainer.stepper.schedules.at
+    assert [(row["lr"], row["rho"]) for row in steps] == [pytest.approx(at(row["step"] - 1)[:2]) for row in steps]
+    assert all(0.02 < row["rho"] < 0.04 for row in steps)
     evals = rows(folder, "eval")
     assert [(row["step"], row["n"]) for row in evals] == [(6, 101), (12, 101)]
     meta = json.loads((folder / "meta.json").read_text())

@@ -27,7 +27,7 @@ def ledger(tmp_path):
     one = ledger_of(plan_of(tmp_path, "optimizer.rho=range(0.1,0.6,0.1)", "sweep.seeds=[0,1]"))
     first, failed, pruned, _ = (one.take().trial for _ in range(4))
     for seed, value in enumerate((0.75, 0.25)):
-        first.set_user_attr(f"seed {seed}", {"value": value, "run": f"runs/{seed}", "set": "val"})
+        first.set_user_attr(f"seed {seed}", {"value": value, "run": f"runs/{seed}", "set": "val", "m": 64})
     one.complete(first, 0.5)
     one.fail(failed, FAILED, "seed 0: exit code 2: nan")
     pruned.report(0.125, 0)
@@ -42,7 +42,7 @@ def test_rows_say_what_became_of_every_configuration(ledger):
     assert [each["value"] for each in table] == [0.5, None, 0.125, None, None]
     assert table[0]["spread"] == pytest.approx(0.3536, abs=1e-4) and table[0]["seeds"] == {"0": 0.75, "1": 0.25}
     assert table[1]["reason"] == "seed 0: exit code 2: nan" and number(table[0]) == "50.00 ± 35.36 %"
-    assert best(table, higher=True) is table[0]
+    assert best(table, higher=True) is table[0] and [each["m"] for each in table] == [64, None, None, None, None]
     said = progress(ledger.plan, ledger.trials())
     assert said.startswith(
         "2 of 5 done · 1 pruned · 1 failed · 1 running · best 50.00 ± 35.36 % (optimizer.rho=0.1) · about "
@@ -57,13 +57,14 @@ def test_files_and_terminal_have_the_same(ledger, tmp_path):
     with (plan.folder / "results.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert (
-        lines[0] | {"trial": "0", "optimizer.rho": "0.1", "value": "0.5", "seed 1": "0.25", "runs": "runs/0 runs/1"}
+        lines[0] | {"trial": "0", "optimizer.rho": "0.1", "m": "64", "value": "0.5", "seed 1": "0.25", "runs": "runs/0 runs/1"}
         == lines[0]
     )
     assert (plan.folder / "sweep.png").read_bytes()[:4] == b"\x89PNG"
     console = Console(width=120, record=True)
     console.print(shown(plan, table))
     text = console.export_text()
+    assert f"{plan.config.metric.name}, m = 64 " in text
     assert text.index("50.00 ± 35.36 %") < text.index("12.50 %") < text.index("failed: seed 0: exit code 2: nan")
 
 

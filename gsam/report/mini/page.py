@@ -11,6 +11,7 @@ from pathlib import Path
 from gsam.catalogue import MINI, Entry, entries, expected
 
 from ..catalogue_report import drawn
+from ..cost_page import shared_images
 from ..entry_page import heading
 from ..figures import claims as headline
 from ..load import Run
@@ -139,7 +140,8 @@ def _provenance(runs: Sequence[Run]) -> list:
     hours = sum(run.train[-1].get("wall_s", 0.0) for run in done if run.train) / 3600
     text = (
         f"{len(done)} finished runs, {hours:.1f} hours of training in sum, on machines that others used too: seconds are no "
-        "benchmark. Intervals: Student's t over seeds, 95 %; those of claims are of differences between two runs of one seed."
+        "benchmark. Intervals: Student's t over seeds, 95 %; those of claims are of differences between two runs of one seed. "
+        f"Pictures that share a perturbation (m): {shared_images(done) or '-'}."
     )
     return [
         Heading("Where the numbers come from"),

@@ -3,6 +3,8 @@
 import pytest
 
 from gsam.optim.schedule import Follow, Schedules, Shape
+from gsam.train.stepper import schedules
+from tests.runs import compose_train
 
 # ViT-B/32 of the paper: lr 3e-3 -> 3e-5, rho 0.6 -> 0.1, 10,000 warm-up steps of 93,835.
 VIT = Schedules(Shape.linear, 93_835, 10_000, 3e-3, 3e-5, 0.1, 0.6, Follow.lr, 0.6, Follow.constant)
@@ -76,6 +78,23 @@ def test_alpha_that_follows_the_learning_rate_never_turns_around():
     """rho may become negative in warm-up, as in the official code; a negative alpha would widen the gap."""
     made = Schedules(Shape.linear, 100, 10, 0.1, 0.05, rho_max=0.2, alpha_max=0.8, alpha_follows=Follow.lr)
     assert made.rho(0) < 0 and made.alpha(0) == 0 and made.alpha(10) == pytest.approx(0.8)
+
+
+def test_every_setting_of_a_training_reaches_its_schedule():
+    words = "base.lr=0.5 schedule=cosine schedule.lr_min=0.1 schedule.power=3 optimizer=gsam optimizer.rho_max=0.4 "
+    words += "optimizer.rho_min=0.2 optimizer.rho_schedule=polynomial optimizer.clamp_rho=true optimizer.alpha=0.7 "
+    words += "optimizer.alpha_schedule=linear"
+    made = schedules(compose_train(*words.split()), total=100, warmup=10)
+    assert made == Schedules(
+        Shape.cosine, 100, 10, 0.5, 0.1, 0.2, 0.4, Follow.polynomial, 0.7, Follow.linear, power=3.0, clamp_rho=True
+    )
+    lr, rho, alpha = made.at(55)
+    assert (lr, rho, alpha) == pytest.approx((0.3, 0.2 + 0.2 * 0.45**3, 0.7 * 0.45))
+
+
+def test_methods_without_a_radius_have_none():
+    made = schedules(compose_train("optimizer=vanilla", "base.lr=0.5"), total=100, warmup=0)
+    assert made.at(50)[1:] == (0.0, 0.0)
 
 
 def test_the_clamp_keeps_rho_at_rho_min_in_warmup():

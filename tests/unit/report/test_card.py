@@ -141,7 +141,8 @@ def test_a_row_that_was_written_again_counts_once_and_another_model_is_refused()
 
 def test_card_on_disk_and_on_the_terminal(tmp_path):
     missing = {"imagenet_a": "evalsets.imagenet_a.root=/data/imagenet-a does not exist"}
-    text = write_card(tmp_path, clean("imagenet", "imagenet_v2") + corrupted(), missing)
+    rows = [row | {"optimizer": "gsam", "m": 64} for row in clean("imagenet", "imagenet_v2") + corrupted()]
+    text = write_card(tmp_path, rows, missing)
     assert "ImageNet-A, 200-way" in text and f"not run: imagenet_a: {missing['imagenet_a']}" in text
     assert "mCE 75.26 %" in text and max(map(len, text.splitlines())) < 160
     folder = tmp_path / "card"
@@ -152,8 +153,9 @@ def test_card_on_disk_and_on_the_terminal(tmp_path):
     assert stored["corrupted"][0]["top1"]["snow"]["5"] == 0.24 and stored["sets"][0]["top1"] == 0.7613
     page = plain((folder / "card.md").read_text())
     assert "| ImageNet-A, 200-way | not run |" in page and "argmax over 1000 classes" in page and "![" in page
+    assert "- optimizer: gsam\n- m: 64\n" in page and stored["subject"]["m"] == 64
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    write_card(tmp_path, clean("imagenet", "imagenet_v2") + corrupted(), missing)
+    write_card(tmp_path, rows, missing)
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 

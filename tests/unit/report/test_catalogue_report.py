@@ -103,6 +103,15 @@ def test_everything_is_written(recorded):
             assert f"]({picture})" in (folder / f"{name}.md").read_text()
 
 
+def test_the_number_of_pictures_that_share_a_perturbation_stands_by_every_run(recorded):
+    """Vanilla has none."""
+    page = (recorded / "report" / "fig6.md").read_text().partition("## Cost")[2].partition("##")[0]
+    head, _, *rows = ([cell.strip() for cell in line.split("|")] for line in page.split("\n") if line.startswith("|"))
+    shared = {row[1]: row[head.index("m")] for row in rows}
+    assert all(m == ("-" if "vanilla" in row else "50") for row, m in shared.items())
+    assert set(shared.values()) == {"-", "50"}
+
+
 def test_the_html_needs_nothing_else(recorded):
     text = (recorded / "report" / "report.html").read_text()
     assert [text.count(f'<section id="{name}">') for name in entries()] == [1] * len(entries())

@@ -49,8 +49,9 @@ B = [1] * 8 + [0] * 2 + [1] * 9 + [0]
 
 
 def test_against_numbers_made_by_hand(tmp_path):
-    a, b = two_models(tmp_path, cards.clean("imagenet")[0], A, B)
+    a, b = two_models(tmp_path, cards.clean("imagenet", m=64)[0], A, B)
     (one,) = compare(a, b).sets
+    assert all(", m = 64, " in name for name in compare(a, b).names)
     assert (one.a, one.b, one.difference) == (0.5, 0.85, pytest.approx(0.35))
     assert (one.only_a, one.only_b) == (2, 9)
     # Two-sided binomial: 2 (C(11,0) + C(11,1) + C(11,2)) / 2^11 = 2 (1 + 11 + 55) / 2048
