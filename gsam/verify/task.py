@@ -63,7 +63,7 @@ def gsam_of(base: torch.optim.Optimizer, net: nn.Module | None, rho: float = 0.3
 
 
 def survives(device: torch.device, bad_pass: int, value: float, net: nn.Module, here: bool) -> tuple[bool, str]:
-    """Whether a non-finite gradient in one pass (on this rank, if `here`) leaves weights and momentum as they were."""
+    """Whether a non-finite gradient in one pass (on this rank, if `here`) leaves weights, buffers and momentum as they were."""
     x, y = images(device)
     opt = gsam_of(torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9), net)
     scaler, calls = torch.amp.GradScaler(device.type, init_scale=1024.0), []
@@ -77,12 +77,13 @@ def survives(device: torch.device, bad_pass: int, value: float, net: nn.Module, 
         calls.append(0)
         return loss
 
-    before = [p.detach().clone() for p in net.parameters()]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
     opt.step(run, scaler=scaler)
-    still = all(map(torch.equal, before, net.parameters())) and not opt.state
+    moved = [name for name, value in net.state_dict().items() if not torch.equal(value, before[name])]
+    still = not moved and not opt.state
     opt.step(run, scaler=scaler)
-    moves = not torch.equal(before[0], next(iter(net.parameters())))
+    moves = any(not torch.equal(value, before[name]) for name, value in net.named_parameters())
     return (
         still and moves and scaler.get_scale() == 512.0,
-        f"{value} in pass {bad_pass + 1}: weights or scale are wrong",
+        f"{value} in pass {bad_pass + 1}: weights, buffers or scale are wrong ({', '.join(moved) or 'nothing moved'})",
     )

@@ -1,10 +1,12 @@
 """A GSAM step against a vanilla step, and a vanilla step against a plain torch loop, all at the same batch.
 
 The trainer's step (gsam.train.stepper: normalisation, autocast, schedules, clipping, base optimizer) on one batch in memory,
-in turns with a plain loop over the same model. Medians over rounds; the last line printed is one JSON object.
+in turns with a plain loop over the same model. Ratios are taken within a round, their medians over rounds, with the quartiles
+beside them; the last line printed is one JSON object.
 """
 
 import argparse
+from statistics import quantiles
 
 import common
 import torch
@@ -69,11 +71,13 @@ def main() -> None:
         "gsam": lambda: gsam.train_step([(images, labels)]),
     }
     calls = 20 if torch.cuda.is_available() else 1
-    times = common.medians(common.in_turns(jobs, args.rounds, warmup=3, calls=calls))
+    times = common.in_turns(jobs, args.rounds, warmup=3, calls=calls)
+    ratios = {f"{a}_to_{b}": [x / y for x, y in zip(times[a], times[b], strict=True)]
+              for a, b in (("gsam", "vanilla"), ("vanilla", "plain"))}  # fmt: skip
     result = {
         "model": args.model, "batch": args.batch, "precision": args.precision, "compile": args.compile, "rounds": args.rounds,
-        "gsam_to_vanilla": times["gsam"] / times["vanilla"], "vanilla_to_plain": times["vanilla"] / times["plain"],
-        **{f"{name}_s": value for name, value in times.items()},
+        **common.medians(ratios), **{f"{name}_quartiles": quantiles(values)[::2] for name, values in ratios.items()},
+        **{f"{name}_s": value for name, value in common.medians(times).items()},
     }  # fmt: skip
     common.report("train_step", result, args)
 

@@ -13,7 +13,8 @@ HEAD = """\
 
 Written by `python scripts/bench/write_doc.py` from [bench/results.jsonl](bench/results.jsonl), which has every part of every
 number. To repeat one: `python scripts/bench/<name>.py … --record docs/bench/results.jsonl`. Everything is measured in turns in
-one run, medians over rounds: compare ratios, not seconds of different machines. What has no row was not run.
+one run, medians over rounds: compare ratios, not seconds of different machines. What has no row was not run. The newest row is
+the last; **bold**: misses its target.
 """
 
 # name: (what it measures, {column: (key of the JSON line, format)})
@@ -65,6 +66,11 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         {"pictures": ("pictures", ""), "core hours": ("core_hours", ".2f"), "in a run": ("run_core_hours", ".2f")},
     ),
 }  # fmt: skip
+# The largest values that are good enough.
+TARGETS: dict[str, dict[str, float]] = {
+    "optimizer": {"ratio_to_floor": 1.5, "ratio_to_peer": 0.4, "copies_1_groups": 2, "copies_4_groups": 3},
+    "train_step": {"gsam_to_vanilla": 2.06, "vanilla_to_plain": 1},
+}
 WHERE = {
     "device": ("device", ""), "processor": ("machine", ""), "torch": ("torch", ""), "rounds": ("rounds", ""),
     "commit": ("git_hash", ""),
@@ -72,6 +78,12 @@ WHERE = {
 
 
 def cell(row: dict[str, Any], key: str, how: str) -> str:
+    limit = TARGETS.get(row["benchmark"], {}).get(key)
+    text = plain(row, key, how)
+    return f"**{text}**" if limit is not None and float(text) > limit else text  # as printed: 1.004 is 1.00
+
+
+def plain(row: dict[str, Any], key: str, how: str) -> str:
     value = row.get(key)
     if value is None:
         return "–"
@@ -87,7 +99,12 @@ def page(rows: list[dict[str, Any]]) -> str:
         parts.append(f"## `scripts/bench/{name}.py`\n\n{text}\n")
         lines = ["| " + " | ".join(shown) + " |", "|" + " --- |" * len(shown)]
         lines += ["| " + " | ".join(cell(row, *column) for column in shown.values()) + " |" for row in mine]
+        if limits := TARGETS.get(name):
+            named = {key: column for column, (key, _) in columns.items()}
+            parts.append("Targets: " + " · ".join(f"{named[key]} ≤ {limit}" for key, limit in limits.items()) + "\n")
         parts.append("\n".join(lines) + "\n" if mine else "Not run.\n")
+        if mine and all(row["device"].startswith("CPU") for row in mine):
+            parts.append("On a CUDA device: not run.\n")
     return "\n".join(parts)
 
 

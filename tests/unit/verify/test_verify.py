@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,12 +65,19 @@ def thawed(model):
     return torch.enable_grad()
 
 
+def restless(used, other, alpha):
+    """An ascent step at alpha = 0 too."""
+    return right_ascend(used, other, alpha + 1e-3)
+
+
 right_ascend, right_perturbed = ops.ascend, ops.perturbed
 BROKEN = {
     "sign of the ascent": (ops, "ascend", broken_ascend, {"golden numbers"}),
     "weights not restored": (ops, "perturbed", lossy, {"golden numbers", "rho = 0", "mixed precision"}),
     "statistics of both passes": (wrapper, "second_pass", thawed, {"BatchNorm", "rho = 0"}),
     "random numbers not replayed": (wrapper, "_random_states", lambda: [], {"dropout", "rho = 0"}),
+    "ascent at alpha = 0": (ops, "ascend", restless, {"golden numbers", "alpha = 0"}),
+    "statistics of a skipped step kept": (wrapper.BatchStats, "undo", lambda *_, **__: None, {"overflow"}),
     "cached casts": (torch, "clear_autocast_cache", lambda: None, {"mixed precision"}),
 }
 
@@ -79,6 +87,21 @@ def test_broken_code_fails_the_proofs_about_it(name, monkeypatch):
     module, attribute, replacement, expected = BROKEN[name]
     monkeypatch.setattr(module, attribute, replacement)
     assert expected <= failed(monkeypatch)
+
+
+def test_ranks_that_are_added_up_and_not_averaged_fail_the_proof_about_ranks(tmp_path):
+    """Of a copy of the package, since other processes do not see what is broken in this one."""
+    shutil.copytree(ROOT / "gsam", tmp_path / "gsam", ignore=shutil.ignore_patterns("__pycache__"))
+    engine = tmp_path / "gsam" / "optim" / "engine.py"
+    right = engine.read_text()
+    assert right.count("flat.div_(world)") == 1
+    engine.write_text(right.replace("flat.div_(world)", "flat.div_(1)"))
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "gsam.verify", "--out", "verify.json"]
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1, run.stdout + run.stderr
+    written = json.loads((tmp_path / "verify.json").read_text())
+    assert [proof["name"] for proof in written["proofs"] if not proof["passed"]] == ["two ranks"]
 
 
 def test_a_failed_proof_is_shown_written_and_the_exit_code(monkeypatch, tmp_path, capsys):
