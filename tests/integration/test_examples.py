@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NEEDS = {"pytorch_lightning": "lightning", "hf_accelerate": "accelerate", "timm_ddp": "timm"}
+ACCELERATE = ["-m", "accelerate.commands.launch"]  # what `accelerate launch` runs; one process on a CPU
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
@@ -23,11 +24,14 @@ def output(*command: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain_torch", "pytorch_lightning", "hf_accelerate"])
-def test_it_learns(name, fashion_root):
+@pytest.mark.parametrize(("name", "launcher"), [
+    ("plain_torch", []), ("pytorch_lightning", []), ("hf_accelerate", ACCELERATE),
+    ("hf_accelerate", TORCHRUN),  # two processes: there the prepared net is a DDP
+], ids=["plain_torch", "pytorch_lightning", "hf_accelerate", "hf_accelerate-2"])  # fmt: skip
+def test_it_learns(name, launcher, fashion_root):
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         pytest.skip(f"{NEEDS[name]} is not installed (the extra `dev` has it)")
-    text = output(f"examples/{name}.py", str(fashion_root), "150")
+    text = output(*launcher, f"examples/{name}.py", str(fashion_root), "150")
     assert float(re.search(r"top-1 (\S+)", text)[1]) > 0.75
 
 
