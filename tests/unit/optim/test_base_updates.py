@@ -1,7 +1,8 @@
 """Base optimizers against the update rule of the official code (big_vision/optax.py), step by step in float64.
 
 update = -schedule(t) * (lr * direction(gradient) + wd * kernel),   wd = lr * weight_decay, kernels only
-direction: optax.trace(decay=momentum) for SGD, optax.scale_by_adam(b1, b2, eps) for AdamW
+direction: optax.trace(decay=momentum) for SGD, optax.scale_by_adam(b1, b2, eps) for AdamW and Adam; amsgrad and AdaBelief
+as their papers have them
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from torch import nn
 
 from gsam.models import InitScheme, ModelConfig, build_model
-from gsam.optim.base import AdamWConfig, SGDConfig, build_base, decay_groups
+from gsam.optim.base import AdaBeliefConfig, AdamConfig, AdamWConfig, SGDConfig, build_base, decay_groups
 
 MODELS = Path(__file__).parents[3] / "configs" / "model"
 STEPS = 12
@@ -40,8 +41,31 @@ class ScaleByAdam:
         self.count += 1
         self.mu = self.b1 * self.mu + (1 - self.b1) * gradient
         self.nu = self.b2 * self.nu + (1 - self.b2) * gradient**2
-        mean, square = self.mu / (1 - self.b1**self.count), self.nu / (1 - self.b2**self.count)
+        mean, square = self.mu / (1 - self.b1**self.count), self.second(gradient) / (1 - self.b2**self.count)
         return mean / (np.sqrt(square) + self.eps)
+
+    def second(self, gradient):
+        return self.nu
+
+
+class AMSGrad(ScaleByAdam):
+    """Reddi et al. 2018: the largest second moment so far; bias-corrected like Adam's, as torch does."""
+
+    largest = 0.0
+
+    def second(self, gradient):
+        self.largest = np.maximum(self.largest, self.nu)
+        return self.largest
+
+
+class AdaBelief(ScaleByAdam):
+    """Zhuang et al. 2020, Algorithm 2: s <- b2 s + (1 - b2) (g - m)^2 + eps instead of the second moment."""
+
+    belief = 0.0
+
+    def second(self, gradient):
+        self.belief = self.b2 * self.belief + (1 - self.b2) * (gradient - self.mu) ** 2 + self.eps
+        return self.belief
 
 
 CASES = {
@@ -49,6 +73,9 @@ CASES = {
     "sgd, nesterov": (SGDConfig(lr=0.5, weight_decay=0.01, nesterov=True), lambda: Trace(0.9, nesterov=True)),
     "adamw": (AdamWConfig(lr=3e-3, weight_decay=0.3), lambda: ScaleByAdam(0.9, 0.999, 1e-8)),
     "adamw, no decay": (AdamWConfig(lr=1e-2, betas=[0.8, 0.95], eps=1e-4), lambda: ScaleByAdam(0.8, 0.95, 1e-4)),
+    "adam": (AdamConfig(lr=1e-2), lambda: ScaleByAdam(0.9, 0.999, 1e-8)),
+    "adam, amsgrad": (AdamConfig(lr=1e-2, weight_decay=0.1, betas=[0.9, 0.5], amsgrad=True), lambda: AMSGrad(0.9, 0.5, 1e-8)),
+    "adabelief": (AdaBeliefConfig(lr=1e-2, weight_decay=0.1, eps=1e-6), lambda: AdaBelief(0.9, 0.999, 1e-6)),
 }
 
 
