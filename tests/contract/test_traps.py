@@ -233,6 +233,31 @@ def test_memory_is_what_docs_methods_says(name):
         assert one + 1 <= _copies(method, 4) <= one + 1 + a_tensor
 
 
+class _Reads(TorchDispatchMode):
+    """How often the host asks for a number: on a GPU it waits there."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", Precision, ids=lambda p: p.name)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_step_asks_for_no_more_numbers_than_vanillas(precision, groups):
+    """But for the scale of a perturbation, which ops.perturbed reads on a CPU only. tests/gpu counts the waits of a device."""
+    counts = {}
+    for name in ("vanilla", "gsam", "asam", "weighted"):
+        made = advance(stepper(Case(name, precision, 1, 1, groups if name != "vanilla" else 1, "bn")), 3)
+        given = batches(made)
+        with _Reads() as reads:
+            made.train_step(given)  # step 3: 0, 1, 2, 4, 8, … also look for lost perturbations
+        counts[name] = reads.count
+    assert counts["vanilla"] > 0
+    assert {counts[name] for name in ("gsam", "asam", "weighted")} == {counts["vanilla"] + groups}
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 def test_clipping_acts_on_the_final_averaged_gradient(groups):
     """Clipping a pass or a group would change the direction."""
