@@ -144,7 +144,8 @@ def main() -> None:
     result = {
         "model": args.model, "parameters": count, "rounds": args.rounds,
         "ratio_to_floor": extra["gsam"] / floor, "ratio_to_peer": extra["gsam"] / extra["peer_gsam"],
-        "sam_ratio_to_peer": extra["sam"] / extra["peer_sam"], "floor_s": floor, "bandwidth_gb_s": bandwidth / 1e9,
+        "sam_ratio_to_peer": extra["sam"] / extra["peer_sam"], "floor_to_peer": floor / extra["peer_gsam"],
+        "floor_s": floor, "bandwidth_gb_s": bandwidth / 1e9,
         **{f"{name}_overhead_s": value for name, value in extra.items()}, **copies,
         **{f"{name}_s": value for name, value in common.medians(times).items()},
         "pytorch_optimizer": version("pytorch_optimizer"),

@@ -21,11 +21,13 @@ the last; **bold**: misses its target.
 TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
     "optimizer": (
         "What a GSAM step costs beyond two gradients and its base optimizer. *Of the floor*: over 12 N x 4 bytes / the best "
-        "bandwidth of the same run. *Of the peer*: over the same difference of pytorch_optimizer's GSAM, and of its SAM. "
-        "*Copies*: peak memory beyond vanilla, in copies of the weights, with one group and with four.",
+        "bandwidth of the same run. *Of the peer*: over the same difference of pytorch_optimizer's GSAM, and of its SAM; "
+        "*floor, of the peer*: what the first would be at the floor. *Copies*: peak memory beyond vanilla, in copies of the "
+        "weights, with one group and with four.",
         {
             "model": ("model", ""), "of the floor": ("ratio_to_floor", ".2f"), "of the peer": ("ratio_to_peer", ".2f"),
-            "SAM, of the peer": ("sam_ratio_to_peer", ".2f"), "overhead, ms": ("gsam_overhead_s", "ms"),
+            "floor, of the peer": ("floor_to_peer", ".2f"), "SAM, of the peer": ("sam_ratio_to_peer", ".2f"),
+            "overhead, ms": ("gsam_overhead_s", "ms"),
             "GB/s": ("bandwidth_gb_s", ".1f"), "copies, 1 group": ("copies_1_groups", ".2f"),
             "copies, 4": ("copies_4_groups", ".2f"), "peer": ("pytorch_optimizer", ""),
         },
