@@ -6,8 +6,8 @@
 #   bash scripts/quickstart.sh train.seed=0,1,2         more seeds: the table then gives mean ± standard deviation
 #   bash scripts/quickstart.sh train.epochs=100st       other settings of train.*, base.*, optimizer.* …: columns of their own
 #   DOCS=docs/quickstart.md bash scripts/quickstart.sh  also writes that page
+case "${1-}" in -h | --help) exec sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" ;; esac
 set -euo pipefail
-[ "${1-}" != --help ] || exec sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash scripts/setup.sh

@@ -2,8 +2,8 @@
 # A part of the miniatures once more: the miniature ViT with vanilla, SAM and GSAM, seeds 0 and 1, and the comparison with the
 # records in results/: bit for bit on the same kind of processor with the same torch, else within 0.5 points.
 # At most 20 minutes on two cores. Run again, it continues. Arguments go to every training: scripts/reproduce_mini.sh data.workers=2
+case "${1-}" in -h | --help) exec sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" ;; esac
 set -euo pipefail
-[ "${1-}" != --help ] || exec sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
 set -m # a process group per seed, to end all of it when the other fails or the script is interrupted
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

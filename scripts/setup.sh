@@ -13,8 +13,8 @@
 #        check    imports everything, prints versions and the data backend that will be used
 #
 # pip's own configuration (index, proxy, find-links, constraints) is honoured. Details go to setup.log.
+case "${1-}" in -h | --help) exec sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" ;; esac
 set -euo pipefail
-[ "${1-}" != --help ] || exec sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set-up, lint, the fast tests in parallel, then the slow ones alone. Arguments go to pytest: scripts/test.sh -k philox
+case "${1-}" in -h | --help) exec sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" ;; esac
 set -uo pipefail
-[ "${1-}" != --help ] || exec sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 bash scripts/setup.sh || exit 1

@@ -109,10 +109,11 @@ def _loaded(config: AnalyzeConfig, runtime: Runtime) -> Task:
     subject.model.to(DTYPES[config.precision])
     pictures = pictures_for(config, subject, runtime)
     kind, smoothing = _loss_settings(subject)
+    facts = {key: value for key, value in subject.facts.items() if key != "m"}  # the training's; here m is the measurement's
     same = {
         "set": pictures.set, "n": pictures.n, "subset": pictures.subset, "batchnorm": config.batchnorm.name,
         "batch_size": config.batch_size if config.batchnorm is BatchNorm.batch else None, "precision": config.precision,
-        "loss_function": f"{kind.name}, label smoothing {smoothing:g}, without weight decay", **subject.facts,
+        "loss_function": f"{kind.name}, label smoothing {smoothing:g}, without weight decay", **facts,
     }  # fmt: skip
     say(
         f"pictures: {pictures.n:,} of {pictures.set} (subset {pictures.subset}), loss {same['loss_function']}, "

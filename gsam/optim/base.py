@@ -90,8 +90,8 @@ class AdamWConfig(BaseConfig):
         yield from super().problems()
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             yield f"base.betas={list(self.betas)}: two numbers in [0, 1)"
-        if not 0 <= self.eps < math.inf:
-            yield f"base.eps={self.eps}: must not be negative"
+        if not 0 < self.eps < math.inf:
+            yield f"base.eps={self.eps}: must be positive, else a gradient of 0 gives NaN"
 
 
 @dataclass
@@ -138,6 +138,9 @@ class OtherConfig(BaseConfig):
         if "weight_decay" in self.kwargs:
             yield f"base.kwargs.weight_decay={self.kwargs['weight_decay']}: set base.weight_decay, kernels only decay by it"
             return
+        if self.kwargs.get("maximize"):
+            yield "base.kwargs.maximize=true would train towards the largest loss: leave it out"
+            return
         kernel, bias = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 2), (2,)))
         kernel.grad, bias.grad = torch.ones(2, 2), torch.ones(2)
         try:
@@ -147,7 +150,7 @@ class OtherConfig(BaseConfig):
             yield f"base.name={self.name}: {error}; it must step two groups, of kernels and of biases, without a closure"
             return
         if self.weight_decay and "weight_decay" not in optimizer.defaults:
-            yield f"base.weight_decay={self.weight_decay}: {self.name} has no weight decay, so it would do nothing; set it to 0"
+            yield f"base.weight_decay={self.weight_decay}: {self.name} takes no weight_decay, it would be ignored; set it to 0"
         if hasattr(optimizer, "eval"):  # schedule-free: evaluated at other weights than it trains
             yield f"base.name={self.name}: it must be told when to train and when to evaluate, which train.py does not do"
 

@@ -63,12 +63,12 @@ def _add_grads(total: list[Tensor | None], params: Sequence[Parameter]) -> None:
 def reduce_grads(params: Sequence[Parameter], others: Sequence[Tensor] = ()) -> None:
     """Average `p.grad` and `others` over ranks in one all-reduce, in place. A parameter without a gradient on SOME ranks counts
     as zero there; without one on ALL ranks it keeps None, so that the base optimizer leaves it alone (no weight decay)."""
+    ops.refuse_sparse([p.grad for p in params if p.grad is not None], "on several ranks")
     used = torch.ones(len(params), device=params[0].device)  # filled on the device: nothing waits for a copy
     missing = [i for i, p in enumerate(params) if p.grad is None]
     for i in missing:
         used[i] = 0
         params[i].grad = torch.zeros_like(params[i])
-    ops.refuse_sparse([p.grad for p in params], "the mean over ranks")
     all_reduce_mean([p.grad for p in params] + [used, *others])
     if missing:
         for p, share in zip(params, used.tolist(), strict=True):

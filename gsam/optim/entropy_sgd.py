@@ -77,7 +77,7 @@ class EntropySGDEstimator:
     def _inner_step(self, params: list[Parameter], anchor: list[Tensor], momentum: list[Tensor], gamma: float,
                     generator: torch.Generator) -> None:  # fmt: skip
         grads = [p.grad for p in params]
-        ops.refuse_sparse(grads, "entropy_sgd")
+        ops.refuse_sparse(grads, "by entropy_sgd")
         torch._foreach_mul_(momentum, self.inner_momentum)
         torch._foreach_add_(momentum, grads)
         torch._foreach_add_(grads, momentum, alpha=self.inner_momentum)  # Nesterov's look-ahead

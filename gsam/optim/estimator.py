@@ -103,6 +103,11 @@ class Perturbing:
         """Tell a method the parameters' names; only ASAM's original form asks for them."""
         self._scaled = names_with_weight(named)
 
+    def unbound(self) -> Iterator[str]:
+        """What cannot be computed before `bind`."""
+        if self.perturb is Perturb.asam and self.form is Form.original and self._scaled is None:
+            yield "form=original scales parameters by name: pass model=, or choose elementwise or big_vision"
+
     @property
     def local(self) -> bool:
         return self.scope is Scope.group
@@ -145,8 +150,8 @@ class Perturbing:
     ) -> AbstractContextManager:
         """Context with the weights at w + e."""
         form = None if self.perturb is Perturb.sam else self.form
-        if form is Form.original and self._scaled is None:
-            raise ValueError("form=original scales by parameter name: pass model=, or choose elementwise or big_vision")
+        for problem in self.unbound():
+            raise ValueError(problem)
         return at_perturbed(params, clean, clean_norm, rho, self._room, form, self.eta, self._scaled)
 
     def watches(self, step: Step) -> bool:

@@ -34,7 +34,7 @@ class GSAMEstimator(Perturbing):
 
     def __call__(self, params: Sequence[Parameter], grad_fn: GradFn, step: Step) -> StepStats:
         clean, sharp, stats = two_gradients(self, params, grad_fn, step)
-        ops.refuse_sparse([*clean, *sharp], "gsam")
+        ops.refuse_sparse([*clean, *sharp], "by gsam")
         with torch.no_grad():
             if self.minimize is Minimize.fp:  # g_p - alpha * (g - c g_p)
                 inner, sharp_square = ops.ascend(sharp, clean, step.alpha)

@@ -15,11 +15,11 @@ PIECE = 2**20  # elements that BLAS adds up at once
 EPS = 1e-12  # added to the norm of the ascent gradient, as in the official code
 
 
-def refuse_sparse(tensors: Sequence[Tensor], name: str) -> None:
+def refuse_sparse(tensors: Sequence[Tensor], where: str) -> None:
     """Raises ValueError where torch would fail inside, with words about something else."""
     if any(t.is_sparse for t in tensors):
         raise ValueError(
-            f"{name} cannot take sparse gradients (sam and weighted can, in one process on a CPU): "
+            f"sparse gradients are not supported {where} (sam and weighted take them in one process on a CPU): "
             "set sparse=False in the embedding"
         )
 
@@ -28,8 +28,9 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
     """L2 norm of the whole list, shape ()."""
     if tensors[0].device.type == "cpu":  # torch's own norm adds up in one float32: 3e-3 off at 38 M elements
         return dot(tensors, tensors).sqrt()
-    half = any(t.element_size() < 4 for t in tensors)  # fp16 overflows at 65504
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors), 2, torch.float32 if half else None)))
+    widest = max(tensors, key=Tensor.element_size)
+    dtype = widest.dtype if widest.element_size() > 4 else torch.float32  # fp16 overflows at 65504
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors), 2, dtype)))
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -103,7 +104,7 @@ def perturbed(params: Sequence[Tensor], direction: Sequence[Tensor], scale: Tens
     per weight instead of seven. (Subtracting the perturbation again would drift by a rounding error per step.)
     """
     if scale.device.type != "cpu":
-        refuse_sparse(direction, "a GPU")
+        refuse_sparse(direction, "on a GPU")
     weights = [p.detach() for p in params]
     moved = [m.detach() for m in room.like(weights)]
     scale = scale.item() if scale.device.type == "cpu" else scale  # on a GPU .item() would wait for it

@@ -46,7 +46,7 @@ def at_perturbed(
     """Context with the weights at w + e. form None is SAM; `scaled`: ids for Form.original; room: see ops.perturbed."""
     if form is None:
         return ops.perturbed(params, clean, rho / (clean_norm + ops.EPS), room)
-    ops.refuse_sparse(clean, "asam")
+    ops.refuse_sparse(clean, "by asam")
     # In the room itself, tensor by tensor: lists of |w| and |w| g would be two more copies of the weights.
     direction = [d.detach() for d in room.like([p.detach() for p in params])]
     for p, g, d in zip(params, clean, direction, strict=True):

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from gsam.optim.batchnorm import BatchStats, second_pass
 from gsam.optim.engine import estimate, reduce_grads
 from gsam.optim.entropy_sgd import EntropySGDEstimator
-from gsam.optim.estimator import Estimator, Scope, Step, StepStats
+from gsam.optim.estimator import Estimator, Perturbing, Scope, Step, StepStats
 from gsam.optim.gsam import GSAMEstimator, Minimize
 from gsam.optim.perturb import Form, Perturb
 from gsam.optim.sam import ASAMEstimator, SAMEstimator
@@ -206,10 +206,12 @@ def _unsupported(base: Optimizer, model: Any, estimator: Estimator) -> Iterator[
         yield "DistributedDataParallel(static_graph=True) does not go with no_sync, which this needs: leave static_graph out"
     if any(p.is_complex() for p in params):
         yield "complex parameters are not supported: give their real view, torch.view_as_real"
-    if any(group.get("maximize") for group in base.param_groups):
+    if any(group.get("maximize") for group in base.param_groups) or getattr(base, "maximize", False):
         yield "maximize=True would perturb towards the best loss nearby; minimise the negative instead"
-    if getattr(estimator, "form", None) is Form.original and model is None:
-        yield 'form="original" scales parameters by name: pass model='
+    if model is None and isinstance(estimator, Perturbing):
+        yield from estimator.unbound()
+    if isinstance(model, nn.Module) and _world() > 1 and any(getattr(m, "sparse", False) is True for m in model.modules()):
+        yield "sparse gradients are not supported on several ranks: set sparse=False in the embedding"
     if isinstance(base, SharpnessAware):
         yield f"base is a {type(base).__name__} itself; give the optimizer inside it, its .base"
     if isinstance(base, torch.optim.LBFGS):

@@ -1,6 +1,5 @@
 """A trial that runs in this worker: its trainings one after another, their evaluations told to the study."""
 
-import json
 import signal
 import statistics
 import subprocess
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 
 from optuna.trial import TrialState
 
+from gsam import runs
 from gsam.cli import REQUEUE
 from gsam.launch.process import ORPHANED
 from gsam.sweep.plan import Plan
@@ -161,7 +161,8 @@ class Attempt:
             what = f"{metric} is not finite" if rows else f"no evaluation in {self.folder}/metrics.jsonl"
             self.outcome = Outcome("failed", reason=f"seed {self.seed}: {what}")
             return
-        m = json.loads((self.folder / "meta.json").read_text())["m"]
+        whole = runs.read(self.folder)
+        m = whole[0].get("m") if whole else None
         found = {"value": value, "run": str(self.folder), "set": rows[-1].get("evalset"), "m": m}
         self.trial.set_user_attr(f"seed {self.seed}", found)
         self.values.append(value)

@@ -80,10 +80,10 @@ def survives(device: torch.device, bad_pass: int, value: float, net: nn.Module, 
     before = {name: value.clone() for name, value in net.state_dict().items()}
     opt.step(run, scaler=scaler)
     moved = [name for name, value in net.state_dict().items() if not torch.equal(value, before[name])]
-    still = not moved and not opt.state
+    moved += ["the base optimizer's state"] if opt.state else []
     opt.step(run, scaler=scaler)
     moves = any(not torch.equal(value, before[name]) for name, value in net.named_parameters())
-    return (
-        still and moves and scaler.get_scale() == 512.0,
-        f"{value} in pass {bad_pass + 1}: weights, buffers or scale are wrong ({', '.join(moved) or 'nothing moved'})",
-    )
+    wrong = [f"{', '.join(moved)} moved"] if moved else []
+    wrong += [] if moves else ["the next step moved nothing"]
+    wrong += [] if scaler.get_scale() == 512.0 else [f"the loss scale is {scaler.get_scale():g}, not 512"]
+    return not wrong, f"{value} in pass {bad_pass + 1}: {'; '.join(wrong)}"

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 import gsam
+from gsam.optim.base import find_optimizer
 from tests.contract.properties import assert_equal
 from tests.unit.optim.tasks import tiny_data, tiny_net
 from tests.unit.optim.test_wrapper import MAKERS, closure_of
@@ -179,6 +180,9 @@ BAD = {
     "the same, Entropy-SGD": (lambda: gsam.EntropySGD(BASE).step(lambda: torch.zeros(())), "no parameter received"),
     "model is a list": (lambda: gsam.SAM(BASE, 0.1, model=[1]), "model is a list"),
     "complex": (lambda: gsam.SAM(torch.optim.SGD([nn.Parameter(torch.zeros(2, dtype=torch.cfloat))], lr=0.1)), "view_as_real"),
+    "maximize of another library": (
+        lambda: gsam.SAM(find_optimizer("yogi")([nn.Parameter(torch.zeros(2))], maximize=True)), "maximize=True",
+    ),
     "LBFGS": (lambda: gsam.SAM(torch.optim.LBFGS([nn.Parameter(torch.zeros(2))])), "calls the closure itself"),
     "lr_min above lr_max": (lambda: gsam.GSAM(BASE, 0.2, 0.1, 0.1, lr_max=0.1, lr_min=0.2), "lr_min=0.2"),
     "rho NaN": (lambda: gsam.SAM(BASE, float("nan")), "not negative"),

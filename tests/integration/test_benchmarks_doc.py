@@ -15,6 +15,7 @@ def test_the_page_is_what_the_command_writes(monkeypatch):
     assert write_doc.PAGE.read_text() == write_doc.page(rows), "run python scripts/bench/write_doc.py"
     row = {"benchmark": "train_step", "device": "CPU", "gsam_to_vanilla": 2.2, "vanilla_to_plain": 1.004}
     assert "| **2.20** | 1.00 |" in write_doc.page([row]) and "On a CUDA device: not run." in write_doc.page([row])
+    assert "| – | 1.00 |" in write_doc.page([row | {"gsam_to_vanilla": None}])
     assert "CUDA device" not in write_doc.page([row, row | {"device": "NVIDIA H200"}])
     assert all(row["device"] and row["torch"] and row["git_hash"] for row in rows)
     assert {"optimizer", "train_step"} <= {row["benchmark"] for row in rows}

@@ -67,9 +67,10 @@ def test_an_unknown_optimizer_names_the_libraries():
     ("config", "words"),
     [
         (SGDConfig(momentum=0.0, nesterov=True), "base.nesterov=true with base.momentum=0"),
-        (AdamWConfig(eps=-1.0), "base.eps=-1.0: must not be negative"),
+        (AdamWConfig(eps=0.0), "base.eps=0.0: must be positive"),
         (AdamWConfig(betas=[0.9]), "two numbers"),
-        (OtherConfig(name="Rprop", weight_decay=0.3), "base.weight_decay=0.3: Rprop has no weight decay"),
+        (OtherConfig(name="Rprop", weight_decay=0.3), "base.weight_decay=0.3: Rprop takes no weight_decay"),
+        (OtherConfig(name="yogi", kwargs={"maximize": True}), "towards the largest loss"),
         (OtherConfig(name="schedulefreesgd"), "must be told when to train and when to evaluate"),
         (OtherConfig(name="LBFGS"), "two groups"),
         (OtherConfig(name="RAdam", kwargs={"weight_decay": 0.1}), "set base.weight_decay"),
