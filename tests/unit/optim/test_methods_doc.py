@@ -50,3 +50,11 @@ def test_asams_radii_are_the_codes():
     section = SECTIONS["`asam`"]
     assert START == {Form.elementwise: 2.0, Form.original: 0.5, Form.big_vision: 0.5}
     assert "ρ = 2.0 for `elementwise` and 0.5 for `original`" in section and "0.5 for `big_vision`" in section
+
+
+def test_the_number_of_checks_is_the_full_matrixs():
+    from tests.contract.matrix import cases
+    from tests.contract.properties import PROPERTIES, holds_for
+
+    count = sum(holds_for(name, case) for case in cases(full=True) for name in PROPERTIES)
+    assert f"{count:,} checks" in " ".join(SECTIONS["Proofs"].split())
