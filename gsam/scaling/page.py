@@ -76,12 +76,12 @@ def _short(inputs: Inputs) -> str:
 def _inputs(inputs: Inputs) -> str:
     rows = [[f"`{key}`", f"{float(entry['value']):g}", entry["source"]] for key, entry in inputs.stated.items()]
     optimizer, loader = inputs.optimizer, inputs.loader
-    where = f"{MEASURED.relative_to(DOCS)}, {optimizer['machine']}"
+    steps, reading = (f"measured: {MEASURED.relative_to(DOCS)}, {row['machine']}" for row in (optimizer, loader))
     rows += [
-        ["GSAM's floats per weight and group", f"12 x {optimizer['ratio_to_floor']:.3f}", f"measured: {where}"],
-        ["SAM's, of GSAM's", f"{optimizer['sam_overhead_s'] / optimizer['gsam_overhead_s']:.3f}", f"measured: {where}"],
+        ["GSAM's floats per weight and group", f"12 x {optimizer['ratio_to_floor']:.3f}", steps],
+        ["SAM's, of GSAM's", f"{optimizer['sam_overhead_s'] / optimizer['gsam_overhead_s']:.3f}", steps],
         *(
-            [f"loader, {text}, images/s of one core", f"{loader['images_per_core_s'][key]:,.0f}", f"measured: {where}"]
+            [f"loader, {text}, images/s of one core", f"{loader['images_per_core_s'][key]:,.0f}", reading]
             for key, text in (("ours_jpeg_inception", "`500_jpeg90`"), ("ours_raw_inception", "`256_raw`"))
         ),
     ]
