@@ -5,6 +5,7 @@ Imports no torch.
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
         return None
     whole = isinstance(config, dict) and all(isinstance(config.get(section), dict) for section in SECTIONS)
     return (meta, config) if whole and isinstance(meta, dict) else None
+
+
+def shared_images(found: Iterable[int | None]) -> str:
+    """m of several runs: "64", "64, 128" where they differ, "" where none perturbs."""
+    return ", ".join(map(str, sorted({m for m in found if m})))
 
 
 def json_lines(path: Path) -> list[tuple[int, Any]]:

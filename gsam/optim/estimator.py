@@ -25,6 +25,7 @@ from gsam.optim.schedule import Follow
 Scope = Enum("Scope", {"group": "group", "global": "global"})
 
 NO_GRADIENT = "no parameter received a gradient: does the loss depend on the parameters given to the optimizer?"
+NO_NAMES = "form=original scales parameters by name: pass model=, or choose elementwise or big_vision"
 
 
 class Step(NamedTuple):
@@ -103,10 +104,10 @@ class Perturbing:
         """Tell a method the parameters' names; only ASAM's original form asks for them."""
         self._scaled = names_with_weight(named)
 
-    def unbound(self) -> Iterator[str]:
-        """What cannot be computed before `bind`."""
-        if self.perturb is Perturb.asam and self.form is Form.original and self._scaled is None:
-            yield "form=original scales parameters by name: pass model=, or choose elementwise or big_vision"
+    @property
+    def lacks_names(self) -> bool:
+        """Whether nothing can be computed before `bind`."""
+        return self.perturb is Perturb.asam and self.form is Form.original and self._scaled is None
 
     @property
     def local(self) -> bool:
@@ -150,8 +151,8 @@ class Perturbing:
     ) -> AbstractContextManager:
         """Context with the weights at w + e."""
         form = None if self.perturb is Perturb.sam else self.form
-        for problem in self.unbound():
-            raise ValueError(problem)
+        if self.lacks_names:
+            raise ValueError(NO_NAMES)
         return at_perturbed(params, clean, clean_norm, rho, self._room, form, self.eta, self._scaled)
 
     def watches(self, step: Step) -> bool:

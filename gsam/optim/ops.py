@@ -15,13 +15,18 @@ PIECE = 2**20  # elements that BLAS adds up at once
 EPS = 1e-12  # added to the norm of the ascent gradient, as in the official code
 
 
+def no_sparse(where: str) -> str:
+    """What to say about sparse gradients."""
+    return (
+        f"sparse gradients are not supported {where} (sam and weighted take them in one process on a CPU): "
+        "set sparse=False in the embedding"
+    )
+
+
 def refuse_sparse(tensors: Sequence[Tensor], where: str) -> None:
     """Raises ValueError where torch would fail inside, with words about something else."""
     if any(t.is_sparse for t in tensors):
-        raise ValueError(
-            f"sparse gradients are not supported {where} (sam and weighted take them in one process on a CPU): "
-            "set sparse=False in the embedding"
-        )
+        raise ValueError(no_sparse(where))
 
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:

@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 from gsam.optim.batchnorm import BatchStats, second_pass
 from gsam.optim.engine import estimate, reduce_grads
 from gsam.optim.entropy_sgd import EntropySGDEstimator
-from gsam.optim.estimator import Estimator, Perturbing, Scope, Step, StepStats
+from gsam.optim.estimator import NO_NAMES, Estimator, Scope, Step, StepStats
 from gsam.optim.gsam import GSAMEstimator, Minimize
+from gsam.optim.ops import no_sparse
 from gsam.optim.perturb import Form, Perturb
 from gsam.optim.sam import ASAMEstimator, SAMEstimator
 from gsam.optim.schedule import follow_lr
@@ -208,10 +209,10 @@ def _unsupported(base: Optimizer, model: Any, estimator: Estimator) -> Iterator[
         yield "complex parameters are not supported: give their real view, torch.view_as_real"
     if any(group.get("maximize") for group in base.param_groups) or getattr(base, "maximize", False):
         yield "maximize=True would perturb towards the best loss nearby; minimise the negative instead"
-    if model is None and isinstance(estimator, Perturbing):
-        yield from estimator.unbound()
+    if model is None and getattr(estimator, "lacks_names", False):
+        yield NO_NAMES
     if isinstance(model, nn.Module) and _world() > 1 and any(getattr(m, "sparse", False) is True for m in model.modules()):
-        yield "sparse gradients are not supported on several ranks: set sparse=False in the embedding"
+        yield no_sparse("on several ranks")
     if isinstance(base, SharpnessAware):
         yield f"base is a {type(base).__name__} itself; give the optimizer inside it, its .base"
     if isinstance(base, torch.optim.LBFGS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gsam.catalogue import Entry
+from gsam.runs import shared_images
 
 from .load import Run
 from .matching import Setting
@@ -15,7 +16,7 @@ from .paper_table import Line, equal_cost
 def costs(lines: Sequence[Line]) -> list:
     """A row per line that ran: seeds, m, epochs, gradient evaluations, time, and the run folders."""
     rows = [
-        [line.name, str(len(line.point.runs)), shared_images(line.point.runs) or "-", cost.epochs,
+        [line.name, str(len(line.point.runs)), shared_images(run.meta.get("m") for run in line.point.runs) or "-", cost.epochs,
          "-" if cost.grad_evals is None else f"{cost.grad_evals / 1e6:,.4g}", _hours(cost.hours),
          " ".join(f"`{run_name(run)}`" for run in line.point.runs)]
         for line in lines if (cost := line.cost)
@@ -74,11 +75,6 @@ def uncounted(runs: Sequence[Run], results: Sequence[tuple[Setting, list[Line]]]
             Text(broken, True),
         ]
     return blocks
-
-
-def shared_images(runs: Sequence[Run]) -> str:
-    """m of these runs: "64", "64, 128" where they differ, "" where no run perturbs."""
-    return ", ".join(map(str, sorted({run.meta["m"] for run in runs if run.meta.get("m")})))
 
 
 def run_name(run: Run) -> str:

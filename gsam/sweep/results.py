@@ -16,6 +16,7 @@ from rich.text import Text
 
 from gsam.files import write_atomic
 from gsam.report.figures.sweep import draw
+from gsam.runs import shared_images
 from gsam.sweep.plan import Plan
 from gsam.sweep.space import Point, point_of
 from gsam.sweep.study import REASON, ended, ordinals
@@ -116,7 +117,7 @@ def shown(plan: Plan, table: Sequence[Mapping[str, Any]]) -> Table:
     """For the terminal: the best first, then what has no value."""
     higher = plan.config.metric.higher_is_better
     keys = list(dict.fromkeys(key for row in table for key in row["settings"]))
-    shared = ", ".join(map(str, sorted({row["m"] for row in table if row["m"]})))
+    shared = shared_images(row["m"] for row in table)
     title = f"{plan.config.name}: {plan.config.metric.name}" + (f", m = {shared}" if shared else "")
     out = Table(title=title, title_justify="left")
     columns = ["trial", *(["experiment"] if len(plan.space) > 1 else []), *keys]

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from gsam.catalogue import MINI, Entry, entries, expected
+from gsam.runs import shared_images
 
 from ..catalogue_report import drawn
-from ..cost_page import shared_images
 from ..entry_page import heading
 from ..figures import claims as headline
 from ..load import Run
@@ -141,7 +141,7 @@ def _provenance(runs: Sequence[Run]) -> list:
     text = (
         f"{len(done)} finished runs, {hours:.1f} hours of training in sum, on machines that others used too: seconds are no "
         "benchmark. Intervals: Student's t over seeds, 95 %; those of claims are of differences between two runs of one seed. "
-        f"Pictures that share a perturbation (m): {shared_images(done) or '-'}."
+        f"Pictures that share a perturbation (m): {shared_images(run.meta.get('m') for run in done) or '-'}."
     )
     return [
         Heading("Where the numbers come from"),
